@@ -1,0 +1,95 @@
+//! Copies between process memory and the ring.
+//!
+//! Through raw pointers only: bytes of the ring may change under us at the hands of a hostile peer, so no reference to
+//! them may exist. What is copied out is looked at only afterwards.
+
+use std::io::IoSlice;
+use std::ptr::{self, NonNull};
+
+/// Copies `src` to shared memory.
+///
+/// # Safety
+///
+/// `dst` must be valid for writes of `src.len()` bytes and not overlap `src`.
+#[inline(always)]
+pub(crate) unsafe fn copy_in(src: &[u8], dst: NonNull<u8>) {
+    // SAFETY: by this function's contract.
+    unsafe { copy(src.as_ptr(), dst.as_ptr(), src.len()) }
+}
+
+/// `memcpy` with the short lengths inline: a call costs more than a message of a cache line.
+///
+/// # Safety
+///
+/// As `ptr::copy_nonoverlapping`.
+#[inline(always)]
+pub(crate) unsafe fn copy(src: *const u8, dst: *mut u8, len: usize) {
+    // SAFETY: in every case the two, possibly overlapping, pieces cover exactly the first `len` bytes.
+    unsafe {
+        match len {
+            0 => {}
+            1..=3 => {
+                let (first, mid, last) = (*src, *src.add(len / 2), *src.add(len - 1));
+                *dst = first;
+                *dst.add(len / 2) = mid;
+                *dst.add(len - 1) = last;
+            }
+            4..=7 => two_pieces::<4>(src, dst, len),
+            8..=16 => two_pieces::<8>(src, dst, len),
+            17..=32 => two_pieces::<16>(src, dst, len),
+            33..=64 => two_pieces::<32>(src, dst, len),
+            _ => ptr::copy_nonoverlapping(src, dst, len),
+        }
+    }
+}
+
+/// Copies the first `N` and the last `N` of `len` bytes, `N <= len <= 2 N`.
+///
+/// # Safety
+///
+/// As `ptr::copy_nonoverlapping`.
+#[inline(always)]
+unsafe fn two_pieces<const N: usize>(src: *const u8, dst: *mut u8, len: usize) {
+    // SAFETY: both pieces lie within `len` bytes; arrays of bytes have no alignment.
+    unsafe {
+        let first = src.cast::<[u8; N]>().read();
+        let last = src.add(len - N).cast::<[u8; N]>().read();
+        dst.cast::<[u8; N]>().write(first);
+        dst.add(len - N).cast::<[u8; N]>().write(last);
+    }
+}
+
+/// Several buffers, read front to back as one.
+pub(crate) struct Gather<'a> {
+    parts: std::slice::Iter<'a, IoSlice<'a>>,
+    rest: &'a [u8],
+}
+
+impl<'a> Gather<'a> {
+    pub(crate) fn new(parts: &'a [IoSlice<'a>]) -> Gather<'a> {
+        Gather { parts: parts.iter(), rest: &[] }
+    }
+
+    /// Copies the next `len` bytes.
+    ///
+    /// # Safety
+    ///
+    /// `dst` must be valid for writes of `len` bytes, and not overlap the parts.
+    pub(crate) unsafe fn copy_to(&mut self, mut dst: NonNull<u8>, mut len: usize) {
+        while len > 0 {
+            if self.rest.is_empty() {
+                match self.parts.next() {
+                    Some(part) => self.rest = part,
+                    None => return,
+                }
+            }
+            let (now, later) = self.rest.split_at(self.rest.len().min(len));
+            // SAFETY: `now` is at most `len` long, and `dst` advances with it.
+            unsafe {
+                copy_in(now, dst);
+                dst = dst.add(now.len());
+            }
+            (self.rest, len) = (later, len - now.len());
+        }
+    }
+}

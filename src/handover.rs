@@ -1,0 +1,419 @@
+//! Handing an end to another process.
+//!
+//! An end is a few descriptors (the segment, and a bell for each direction) and a frame that says what they are. They
+//! travel by `exec` ([`End::inherit`], [`End::from_env`]), over a Unix socket ([`End::send_to`], [`End::recv_from`]) or over another
+//! pipe ([`Sender::send_end`], [`Receiver::recv_end`]). After a plain `fork` the child's copies just work.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::connection::Connection;
+use crate::error::{AttachError, RecvError};
+use crate::receiver::Receiver;
+use crate::segment::Segment;
+use crate::sender::Sender;
+use crate::sys::{self, Deadline};
+use sealed::Sealed;
+
+/// What can be handed to another process: a [`Connection`], a [`Sender`] or a [`Receiver`].
+///
+/// Handing an end on takes it away from this process: using it afterwards does not compile. The pipe stays open while
+/// the end is on its way; if it never arrives, because the socket it travels on dies, it is closed.
+///
+/// Hand ends only to processes that should have them. Whoever attaches checks what it was given: another layout version, another kind
+/// of end, or memory that could be taken away is refused with an [`AttachError`] that says so.
+pub trait End: Sealed + Sized + Send + 'static {
+    /// Gives this end to every child that `command` starts: there, [`from_env`](Self::from_env) takes it from the environment
+    /// variable `name`.
+    ///
+    /// Other children, and other programs started by the child, do not inherit it. The command owns the end from now on: **drop
+    /// the command once the child runs**, or this process keeps a copy open and its peer never sees the end closed.
+    ///
+    /// ```no_run
+    /// use ringpipe::{Connection, End};
+    /// use std::process::Command;
+    ///
+    /// let (mut mine, theirs) = ringpipe::pipe()?;
+    /// let mut command = Command::new("worker");
+    /// theirs.inherit(&mut command, "WORKER_PIPE");
+    /// let child = command.spawn()?;
+    /// drop(command);
+    ///
+    /// // In the worker:
+    /// let mut conn = Connection::from_env("WORKER_PIPE")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    fn inherit(self, command: &mut Command, name: &str) {
+        let (frame, fds) = (self.frame(), self.fds());
+        let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        drop(fds);
+        command.env(name, frame.variable(&numbers));
+        // The mutex only makes the closure `Sync`, as `pre_exec` wants it; nobody ever locks it.
+        let end = Mutex::new(self);
+        let clear = move || {
+            let _keep = &end;
+            for &number in &numbers {
+                // SAFETY: `end`, which owns these descriptors, lives in this closure.
+                sys::set_cloexec(unsafe { BorrowedFd::borrow_raw(number) }, false)?;
+            }
+            Ok(())
+        };
+        // SAFETY: the closure runs between fork and exec; it makes system calls only.
+        unsafe { command.pre_exec(clear) };
+    }
+
+    /// Takes the end that the parent process gave this one under `name` with [`inherit`](Self::inherit).
+    ///
+    /// It can be taken once; what this process starts does not inherit it.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::NoVariable`], [`AttachError::BadVariable`], [`AttachError::NotInherited`] (also for the second taking),
+    /// [`AttachError::WrongEnd`], and those of any attach.
+    fn from_env(name: &str) -> Result<Self, AttachError> {
+        let value = std::env::var_os(name).ok_or_else(|| AttachError::NoVariable { name: name.into() })?;
+        let value = value.to_string_lossy();
+        let (frame, numbers) = Frame::parse_variable(&value)
+            .ok_or_else(|| AttachError::BadVariable { name: name.into(), value: value.clone().into_owned() })?;
+        frame.expect::<Self>()?;
+        Self::build(frame, adopt(&numbers)?)
+    }
+
+    /// Sends this end over a Unix socket, to a process that calls [`recv_from`](Self::recv_from) on the other side.
+    ///
+    /// The end travels with 16 bytes in the socket's stream; what else the socket carries must not be mixed up with them.
+    ///
+    /// # Errors
+    ///
+    /// The system call's error, with the end given back.
+    fn send_to(self, socket: &UnixStream) -> Result<(), HandoverError<Self>> {
+        let result = sys::send_fds(socket.as_fd(), &self.frame().0, &self.fds(), Deadline::NEVER);
+        result.map_err(|error| HandoverError { error, end: self })
+    }
+
+    /// Receives an end that was sent with [`send_to`](Self::send_to). Waits for it.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::BadHandover`] if something else was sent or the socket was closed; [`AttachError::WrongEnd`]; and those of any
+    /// attach.
+    fn recv_from(socket: &UnixStream) -> Result<Self, AttachError> {
+        let mut frame = [0; Frame::LEN];
+        let (mut got, fds) = sys::recv_fds(socket.as_fd(), &mut frame)?;
+        while got > 0 && got < frame.len() {
+            match sys::recv_fds(socket.as_fd(), &mut frame[got..])? {
+                (0, _) => break,
+                (more, _) => got += more,
+            }
+        }
+        if got < frame.len() {
+            return Err(AttachError::BadHandover { what: "the socket was closed" });
+        }
+        Self::build(Frame(frame), fds)
+    }
+}
+
+/// An end that could not be handed over, and why.
+pub struct HandoverError<E> {
+    /// Why.
+    pub error: io::Error,
+    /// The end, still usable.
+    pub end: E,
+}
+
+impl<E> fmt::Debug for HandoverError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandoverError").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+impl<E> fmt::Display for HandoverError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot hand over the pipe end: {}", self.error)
+    }
+}
+
+impl<E> std::error::Error for HandoverError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl Sender {
+    /// Sends a pipe end as a message of its own, in its place among the others. Waits for room. The receiver takes it with
+    /// [`recv_end`](Receiver::recv_end).
+    ///
+    /// # Errors
+    ///
+    /// As [`send_bytes`](Self::send_bytes), with the end given back.
+    pub fn send_end<E: End>(&mut self, end: E) -> Result<(), HandoverError<E>> {
+        let result = self.send_announcement(&end.frame().0, &end.fds(), Deadline::NEVER);
+        result.map_err(|error| HandoverError { error: error.into(), end })
+    }
+}
+
+impl Receiver {
+    /// Receives a pipe end sent with [`send_end`](Sender::send_end). Waits for it.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError::IsBytes`] if the next message is something else: it stays. [`RecvError::Attach`] if the end is of another kind
+    /// or unusable: it has been consumed. Otherwise as [`recv_bytes`](Self::recv_bytes).
+    pub fn recv_end<E: End>(&mut self) -> Result<E, RecvError> {
+        self.recv_end_until(Deadline::NEVER)
+    }
+
+    /// As [`recv_end`](Self::recv_end), waiting for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_end`](Self::recv_end), and [`RecvError::TimedOut`].
+    pub fn recv_end_timeout<E: End>(&mut self, timeout: Duration) -> Result<E, RecvError> {
+        self.recv_end_until(Deadline::after(timeout))
+    }
+
+    fn recv_end_until<E: End>(&mut self, deadline: Deadline) -> Result<E, RecvError> {
+        let mut frame = [0; Frame::LEN];
+        let fds = self.recv_announcement(&mut frame, deadline)?;
+        Ok(E::build(Frame(frame), fds)?)
+    }
+}
+
+impl Connection {
+    /// As [`Sender::send_end`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn send_end<E: End>(&mut self, end: E) -> Result<(), HandoverError<E>> {
+        self.sender_mut().send_end(end)
+    }
+
+    /// As [`Receiver::recv_end`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn recv_end<E: End>(&mut self) -> Result<E, RecvError> {
+        self.receiver_mut().recv_end()
+    }
+}
+
+/// Which end a few descriptors are: magic, version of this format, kind, direction, number of descriptors, zeros.
+#[derive(Clone, Copy)]
+pub struct Frame([u8; Frame::LEN]);
+
+impl Frame {
+    const LEN: usize = 16;
+    const MAGIC: [u8; 8] = *b"ringpipe";
+    const VERSION: u8 = 1;
+
+    fn new(kind: u8, direction: usize, fds: usize) -> Frame {
+        let mut frame = [0; Frame::LEN];
+        frame[..8].copy_from_slice(&Frame::MAGIC);
+        frame[8..12].copy_from_slice(&[Frame::VERSION, kind, direction as u8, fds as u8]);
+        Frame(frame)
+    }
+
+    fn kind(self) -> u8 {
+        self.0[9]
+    }
+
+    fn direction(self) -> usize {
+        self.0[10].into()
+    }
+
+    fn fds(self) -> usize {
+        self.0[11].into()
+    }
+
+    /// Checks that this describes an `E`.
+    fn expect<E: End>(self) -> Result<(), AttachError> {
+        if self.0[..8] != Frame::MAGIC {
+            return Err(AttachError::BadHandover { what: "what came is no pipe end" });
+        }
+        if self.0[8] != Frame::VERSION {
+            let (ours, theirs) = (Frame::VERSION.into(), self.0[8].into());
+            return Err(AttachError::Version { ours, theirs });
+        }
+        let theirs = match self.kind() {
+            Sender::KIND => Sender::NAME,
+            Receiver::KIND => Receiver::NAME,
+            Connection::KIND => Connection::NAME,
+            _ => return Err(AttachError::BadHandover { what: "what came is an unknown kind of pipe end" }),
+        };
+        if self.kind() != E::KIND {
+            return Err(AttachError::WrongEnd { ours: E::NAME, theirs });
+        }
+        if self.fds() != E::FDS {
+            return Err(AttachError::BadHandover { what: "the number of descriptors is wrong" });
+        }
+        Ok(())
+    }
+
+    /// `version:kind:direction:descriptor,descriptor,...`
+    fn variable(self, numbers: &[RawFd]) -> String {
+        let numbers: Vec<String> = numbers.iter().map(RawFd::to_string).collect();
+        format!("{}:{}:{}:{}", self.0[8], self.kind(), self.direction(), numbers.join(","))
+    }
+
+    fn parse_variable(value: &str) -> Option<(Frame, Vec<RawFd>)> {
+        let mut fields = value.split(':');
+        let mut number = || fields.next()?.parse::<u8>().ok();
+        let (version, kind, direction) = (number()?, number()?, number()?);
+        let numbers: Option<Vec<RawFd>> = fields.next()?.split(',').map(|n| n.parse().ok()).collect();
+        let numbers = numbers.filter(|n| n.len() <= sys::MAX_FDS)?;
+        if fields.next().is_some() {
+            return None;
+        }
+        let mut frame = Frame::new(kind, direction.into(), numbers.len());
+        frame.0[8] = version;
+        Some((frame, numbers))
+    }
+}
+
+mod sealed {
+    use super::{AttachError, BorrowedFd, Frame, OwnedFd};
+
+    pub trait Sealed: Sized {
+        const KIND: u8;
+        const NAME: &str;
+        const FDS: usize;
+
+        fn frame(&self) -> Frame;
+        /// The segment and the bells.
+        fn fds(&self) -> Vec<BorrowedFd<'_>>;
+        /// The end that these make, once everything has been checked.
+        fn build(frame: Frame, fds: Vec<OwnedFd>) -> Result<Self, AttachError>;
+    }
+}
+
+impl Sealed for Sender {
+    const KIND: u8 = 1;
+    const NAME: &str = "sender";
+    const FDS: usize = 2;
+
+    fn frame(&self) -> Frame {
+        Frame::new(Self::KIND, self.direction, Self::FDS)
+    }
+
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.segment.as_fd(), self.waiter.bell()]
+    }
+
+    fn build(frame: Frame, fds: Vec<OwnedFd>) -> Result<Sender, AttachError> {
+        let (segment, [bell]) = attach::<Sender, 1>(frame, fds)?;
+        Ok(Sender::new(segment, frame.direction(), bell))
+    }
+}
+
+impl Sealed for Receiver {
+    const KIND: u8 = 2;
+    const NAME: &str = "receiver";
+    const FDS: usize = 2;
+
+    fn frame(&self) -> Frame {
+        Frame::new(Self::KIND, self.direction, Self::FDS)
+    }
+
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.segment.as_fd(), self.bell()]
+    }
+
+    fn build(frame: Frame, fds: Vec<OwnedFd>) -> Result<Receiver, AttachError> {
+        let (segment, [bell]) = attach::<Receiver, 1>(frame, fds)?;
+        Ok(Receiver::new(segment, frame.direction(), bell))
+    }
+}
+
+impl Sealed for Connection {
+    const KIND: u8 = 3;
+    const NAME: &str = "connection";
+    const FDS: usize = 3;
+
+    /// The direction is the sending half's.
+    fn frame(&self) -> Frame {
+        Frame::new(Self::KIND, self.sender().direction, Self::FDS)
+    }
+
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.sender().segment.as_fd(), self.sender().waiter.bell(), self.receiver().bell()]
+    }
+
+    fn build(frame: Frame, fds: Vec<OwnedFd>) -> Result<Connection, AttachError> {
+        let (segment, [to, from]) = attach::<Connection, 2>(frame, fds)?;
+        if segment.geometry().directions != 2 {
+            return Err(AttachError::Damaged { what: "a connection needs two directions" });
+        }
+        let sender = Sender::new(Arc::clone(&segment), frame.direction(), to);
+        Ok(Connection::new(sender, Receiver::new(segment, 1 - frame.direction(), from)))
+    }
+}
+
+impl End for Sender {}
+impl End for Receiver {}
+impl End for Connection {}
+
+/// Maps the segment and checks the bells.
+fn attach<E: End, const BELLS: usize>(
+    frame: Frame,
+    fds: Vec<OwnedFd>,
+) -> Result<(Arc<Segment>, [OwnedFd; BELLS]), AttachError> {
+    frame.expect::<E>()?;
+    let mut fds = fds.into_iter();
+    let missing = AttachError::BadHandover { what: "descriptors are missing" };
+    let Some(segment) = fds.next() else {
+        return Err(missing);
+    };
+    let bells: [OwnedFd; BELLS] = fds.collect::<Vec<_>>().try_into().map_err(|_| missing)?;
+    for (i, bell) in bells.iter().enumerate() {
+        if !sys::is_unix_stream(bell.as_fd()) {
+            return Err(AttachError::NotABell { index: i + 1 });
+        }
+    }
+    let segment = Segment::attach(segment)?;
+    if frame.direction() >= segment.geometry().directions {
+        return Err(AttachError::Damaged { what: "it has no such direction" });
+    }
+    Ok((Arc::new(segment), bells))
+}
+
+/// Takes ownership of descriptors that this process inherited.
+fn adopt(numbers: &[RawFd]) -> Result<Vec<OwnedFd>, AttachError> {
+    /// Serializes the check that nobody has adopted a descriptor and its adoption.
+    static ADOPTING: Mutex<()> = Mutex::new(());
+    let _guard: MutexGuard<'_, ()> = ADOPTING.lock().unwrap_or_else(PoisonError::into_inner);
+
+    for (i, &fd) in numbers.iter().enumerate() {
+        // Descriptors opened by this program are close-on-exec, as all that Rust opens are; what `inherit` passed on is not,
+        // until it is adopted. Standard streams are nobody's to take.
+        let not_inherited = AttachError::NotInherited { fd };
+        if fd <= 2 || numbers[..i].contains(&fd) {
+            return Err(not_inherited);
+        }
+        // SAFETY: nobody owns a descriptor that is open without having been opened here; on a closed one the calls fail.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+        if !matches!(sys::is_cloexec(borrowed), Ok(false)) {
+            return Err(not_inherited);
+        }
+        match i {
+            0 if sys::sealed_len(borrowed)?.is_none() => return Err(AttachError::NotSealed),
+            0 => {}
+            _ if !sys::is_unix_stream(borrowed) => return Err(AttachError::NotABell { index: i }),
+            _ => {}
+        }
+    }
+    let adopt = |&fd: &RawFd| {
+        // SAFETY: inherited and not adopted before, as just checked under the lock.
+        let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+        sys::set_cloexec(&owned, true)?;
+        Ok(owned)
+    };
+    numbers.iter().map(adopt).collect()
+}

@@ -1,0 +1,145 @@
+//! Making pipes.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::connection::Connection;
+use crate::error::BuildError;
+use crate::layout::{Geometry, MAX_CAPACITY, MAX_SPIN_MICROS, MIN_CAPACITY};
+use crate::receiver::Receiver;
+use crate::segment::Segment;
+use crate::sender::Sender;
+use crate::sync::AtomicU32;
+use crate::{sys, wait};
+
+/// Makes a duplex pipe: two connections, each of which sends to the other. Follows `multiprocessing.Pipe()`.
+///
+/// ```
+/// let (mut a, mut b) = ringpipe::pipe()?;
+/// a.send_bytes(b"ping")?;
+/// assert_eq!(b.recv_bytes()?, b"ping");
+/// b.send_bytes(b"pong")?;
+/// assert_eq!(a.recv_bytes()?, b"pong");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+///
+/// [`BuildError::Io`] when descriptors or memory run out.
+pub fn pipe() -> Result<(Connection, Connection), BuildError> {
+    Builder::new().pipe()
+}
+
+/// Makes a pipe of one direction. Follows `multiprocessing.Pipe(duplex=False)`, in its order: the first end only receives, the
+/// second only sends.
+///
+/// ```
+/// let (mut receiver, mut sender) = ringpipe::simplex()?;
+/// sender.send_bytes(b"hello")?;
+/// assert_eq!(receiver.recv_bytes()?, b"hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+///
+/// [`BuildError::Io`] when descriptors or memory run out.
+pub fn simplex() -> Result<(Receiver, Sender), BuildError> {
+    Builder::new().simplex()
+}
+
+/// Makes pipes that differ from the default.
+///
+/// ```
+/// let (a, _b) = ringpipe::Builder::new().capacity(1 << 20).pipe()?;
+/// assert_eq!(a.sender().capacity(), 1 << 20);
+/// # Ok::<(), ringpipe::BuildError>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `pipe` or `simplex` is called"]
+pub struct Builder {
+    capacity: usize,
+    spin: Duration,
+}
+
+/// Bytes of a ring unless the builder is told otherwise.
+pub const DEFAULT_CAPACITY: usize = 256 << 10;
+
+impl Default for Builder {
+    fn default() -> Builder {
+        Builder { capacity: DEFAULT_CAPACITY, spin: Duration::from_micros(50) }
+    }
+}
+
+impl Builder {
+    /// The defaults: 256 KiB for each direction, and at most 50 µs of spinning.
+    pub fn new() -> Builder {
+        Builder::default()
+    }
+
+    /// Bytes of the ring of each direction, headers included (8 bytes a message): how much can be sent while nobody receives.
+    ///
+    /// Rounded up to a power of two, at least 4096 and at most 2^30. Zero and larger wishes are refused when the pipe is made.
+    /// The memory is taken page by page as it is first used. Messages may be longer than the ring.
+    pub fn capacity(mut self, bytes: usize) -> Builder {
+        self.capacity = bytes;
+        self
+    }
+
+    /// The longest that a blocked call spins before it sleeps; zero for never, at most a second.
+    ///
+    /// Spinning adapts: it goes on only as long as it has been paying off lately, and not at all on a single processor. More of it
+    /// means lower latency and more processor time. The setting belongs to the pipe: whoever attaches to an end uses it too.
+    pub fn spin(mut self, longest: Duration) -> Builder {
+        self.spin = longest;
+        self
+    }
+
+    /// Makes a duplex pipe, as [`pipe`].
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Capacity`], or as [`pipe`].
+    pub fn pipe(&self) -> Result<(Connection, Connection), BuildError> {
+        let segment = self.segment(2)?;
+        let (there_from, there_to) = direction(&segment, 0)?;
+        let (here_from, here_to) = direction(&segment, 1)?;
+        Ok((Connection::new(there_to, here_from), Connection::new(here_to, there_from)))
+    }
+
+    /// Makes a pipe of one direction, as [`simplex`].
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Capacity`], or as [`simplex`].
+    pub fn simplex(&self) -> Result<(Receiver, Sender), BuildError> {
+        direction(&self.segment(1)?, 0)
+    }
+
+    fn segment(&self, directions: usize) -> Result<Arc<Segment>, BuildError> {
+        let asked = self.capacity;
+        if asked == 0 || asked > MAX_CAPACITY {
+            return Err(BuildError::Capacity { asked, min: MIN_CAPACITY, max: MAX_CAPACITY });
+        }
+        let geometry = Geometry {
+            capacity: asked.next_power_of_two().max(MIN_CAPACITY),
+            directions,
+            spin_micros: self.spin.as_micros().min(u128::from(MAX_SPIN_MICROS)) as u32,
+        };
+        Ok(Arc::new(Segment::create(geometry)?))
+    }
+}
+
+fn direction(segment: &Arc<Segment>, index: usize) -> Result<(Receiver, Sender), BuildError> {
+    let (receiving, sending) = sys::socketpair()?;
+    // SAFETY: the control block is all atomics, and lives as long as the segment.
+    wait::arm_fresh(unsafe { &segment.control(index).as_ref().not_empty.0 });
+    let receiver = Receiver::new(Arc::clone(segment), index, receiving);
+    let sender = Sender::new(Arc::clone(segment), index, sending);
+    Ok((receiver, sender))
+}
+
+/// Both addresses lie in a mapping, which is never at 0.
+pub(crate) fn non_null((mine, theirs): (*mut AtomicU32, *mut AtomicU32)) -> (NonNull<AtomicU32>, NonNull<AtomicU32>) {
+    (NonNull::new(mine).expect("in a mapping"), NonNull::new(theirs).expect("in a mapping"))
+}

@@ -1,0 +1,836 @@
+//! The receiving end of one direction.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::copy::copy;
+use crate::error::{AttachError, BufferTooShort, RecvError, RecvIntoError};
+use crate::ring::spsc::{Look, Reader, Record};
+use crate::ring::{Data, HEADER, Kind};
+use crate::segment::Segment;
+use crate::sys::Deadline;
+use crate::wait::{Wake, Waiter};
+
+/// The receiving end of a pipe.
+///
+/// Made by [`simplex`](crate::simplex) or [`Connection::split`](crate::Connection::split). Dropping it closes it; the
+/// sender gets a broken pipe when every copy (children made by `fork` have copies) is closed.
+///
+/// The plain `recv_*` forms wait for a message; `try_` forms do not wait; `_timeout` and `_deadline` forms wait so long. When
+/// nothing is left and every copy of the sending end is closed, they return [`RecvError::Disconnected`], however that
+/// end was closed: dropped, by exit, by SIGKILL.
+///
+/// A `try_` form that finds nothing asks the kernel whether the sender lives, which takes a system call: to poll
+/// often and cheaply, use a `_timeout` form and let it spin.
+///
+/// One process at a time may use an end, as for [`Sender`](crate::Sender).
+pub struct Receiver {
+    reader: Reader,
+    waiter: Waiter,
+    state: State,
+    // Last: what is above points into it.
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) direction: usize,
+}
+
+enum State {
+    /// Between messages.
+    Clean,
+    /// Inside a long message, after a call that ran out of time.
+    Partial(Partial),
+    /// After an error that ends receiving.
+    Ended,
+}
+
+/// A long message of which some, but not all, has arrived.
+struct Partial {
+    total: usize,
+    bytes: Vec<u8>,
+}
+
+/// A long message on its way to where the caller wants it.
+struct Assembly<'a> {
+    total: usize,
+    arrived: usize,
+    /// The caller's buffer, if the message fits in it...
+    buf: Option<&'a mut [u8]>,
+    /// ...and our own otherwise.
+    own: Vec<u8>,
+}
+
+/// A message, received.
+enum Received {
+    /// Whole in one record, which has not been released.
+    InPlace(Record),
+    /// So many bytes in the caller's buffer.
+    Buffered(usize),
+    /// In memory of our own.
+    Owned(Vec<u8>),
+}
+
+/// How long a call may go on, in time and in what it may pass over before it looks at the clock: nobody may keep a call that
+/// does not wait busy for ever.
+struct Patience {
+    deadline: Deadline,
+    bytes: usize,
+    capacity: usize,
+}
+
+impl Patience {
+    fn spend(&mut self, record: Record) -> Result<(), RecvError> {
+        self.bytes += HEADER + record.len;
+        if self.bytes > self.capacity {
+            self.bytes = 0;
+            if self.deadline.passed() {
+                return Err(nothing(self.deadline));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A growing message allocates at least so much at a time, and otherwise no more than has arrived.
+const GROWTH: usize = 64 << 10;
+
+/// Bytes of the total length that a `First` record starts with.
+const TOTAL: usize = 8;
+
+/// What a call that found nothing in time returns.
+fn nothing(deadline: Deadline) -> RecvError {
+    if deadline.is_now() { RecvError::Empty } else { RecvError::TimedOut }
+}
+
+impl Receiver {
+    pub(crate) fn new(segment: Arc<Segment>, direction: usize, bell: OwnedFd) -> Receiver {
+        let geometry = segment.geometry();
+        let control = segment.control(direction);
+        // SAFETY: the ring is `capacity` bytes in a page-aligned mapping that `segment` keeps alive for
+        // longer than the reader.
+        let data = unsafe { Data::new(segment.ring(direction), geometry.capacity) };
+        // SAFETY: the control block is kept alive by `segment` likewise; only addresses are formed.
+        let (reader, seats) = unsafe {
+            let seats = ((&raw mut (*control.as_ptr()).not_empty.0), (&raw mut (*control.as_ptr()).not_full.0));
+            (Reader::new(control, data), seats)
+        };
+        let (mine, theirs) = crate::pipe::non_null(seats);
+        // SAFETY: the seats lie in the control block; `segment` is dropped after the waiter.
+        let waiter = unsafe { Waiter::new(mine, theirs, bell, geometry.spin_micros) };
+        Receiver { reader, waiter, state: State::Clean, segment, direction }
+    }
+
+    /// Receives one message, waiting for it as long as it takes. Follows `Connection.recv_bytes`.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError::Disconnected`] at end of file; [`RecvError::Cut`], [`RecvError::Corrupt`],
+    /// [`RecvError::Ended`] and [`RecvError::IsEnd`] as described there.
+    pub fn recv_bytes(&mut self) -> Result<Vec<u8>, RecvError> {
+        self.recv_until(usize::MAX, Deadline::NEVER)
+    }
+
+    /// Receives one message if one is there right now.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError::Empty`], or as [`recv_bytes`](Self::recv_bytes).
+    pub fn try_recv_bytes(&mut self) -> Result<Vec<u8>, RecvError> {
+        self.recv_until(usize::MAX, Deadline::NOW)
+    }
+
+    /// Receives one message, waiting for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError::TimedOut`], or as [`recv_bytes`](Self::recv_bytes).
+    pub fn recv_bytes_timeout(&mut self, timeout: Duration) -> Result<Vec<u8>, RecvError> {
+        self.recv_until(usize::MAX, Deadline::after(timeout))
+    }
+
+    /// Receives one message, waiting until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_bytes_timeout`](Self::recv_bytes_timeout).
+    pub fn recv_bytes_deadline(&mut self, deadline: Instant) -> Result<Vec<u8>, RecvError> {
+        self.recv_until(usize::MAX, Deadline::instant(deadline))
+    }
+
+    /// Receives one message of at most `maxlength` bytes. Follows `Connection.recv_bytes(maxlength)`.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError::TooLong`] if the message is longer: this end then no longer receives, and the sender gets a broken
+    /// pipe. Otherwise as [`recv_bytes`](Self::recv_bytes).
+    pub fn recv_bytes_max(&mut self, maxlength: usize) -> Result<Vec<u8>, RecvError> {
+        self.recv_until(maxlength, Deadline::NEVER)
+    }
+
+    /// As [`recv_bytes_max`](Self::recv_bytes_max), without waiting.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_bytes_max`](Self::recv_bytes_max), and [`RecvError::Empty`].
+    pub fn try_recv_bytes_max(&mut self, maxlength: usize) -> Result<Vec<u8>, RecvError> {
+        self.recv_until(maxlength, Deadline::NOW)
+    }
+
+    /// As [`recv_bytes_max`](Self::recv_bytes_max), waiting for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_bytes_max`](Self::recv_bytes_max), and [`RecvError::TimedOut`].
+    pub fn recv_bytes_max_timeout(&mut self, maxlength: usize, timeout: Duration) -> Result<Vec<u8>, RecvError> {
+        self.recv_until(maxlength, Deadline::after(timeout))
+    }
+
+    /// As [`recv_bytes_max`](Self::recv_bytes_max), waiting until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_bytes_max`](Self::recv_bytes_max), and [`RecvError::TimedOut`].
+    pub fn recv_bytes_max_deadline(&mut self, maxlength: usize, deadline: Instant) -> Result<Vec<u8>, RecvError> {
+        self.recv_until(maxlength, Deadline::instant(deadline))
+    }
+
+    /// Receives one message into `buf[offset..]` and returns its length in bytes. Waits for a message.
+    /// Follows `Connection.recv_bytes_into`.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvIntoError::TooShort`] carries a message that does not fit, whole: it has been consumed, the buffer has not been
+    /// touched, and receiving can go on. [`RecvIntoError::BadOffset`] if `offset > buf.len()`: the message stays. Otherwise as
+    /// [`recv_bytes`](Self::recv_bytes); the part of the buffer behind `offset` may then have been written to.
+    #[inline]
+    pub fn recv_bytes_into(&mut self, buf: &mut [u8], offset: usize) -> Result<usize, RecvIntoError> {
+        self.recv_into_until(buf, offset, Deadline::NEVER)
+    }
+
+    /// As [`recv_bytes_into`](Self::recv_bytes_into), without waiting.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_bytes_into`](Self::recv_bytes_into), and [`RecvError::Empty`].
+    #[inline]
+    pub fn try_recv_bytes_into(&mut self, buf: &mut [u8], offset: usize) -> Result<usize, RecvIntoError> {
+        self.recv_into_until(buf, offset, Deadline::NOW)
+    }
+
+    /// As [`recv_bytes_into`](Self::recv_bytes_into), waiting for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_bytes_into`](Self::recv_bytes_into), and [`RecvError::TimedOut`].
+    pub fn recv_bytes_into_timeout(
+        &mut self,
+        buf: &mut [u8],
+        offset: usize,
+        timeout: Duration,
+    ) -> Result<usize, RecvIntoError> {
+        self.recv_into_until(buf, offset, Deadline::after(timeout))
+    }
+
+    /// As [`recv_bytes_into`](Self::recv_bytes_into), waiting until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_bytes_into`](Self::recv_bytes_into), and [`RecvError::TimedOut`].
+    pub fn recv_bytes_into_deadline(
+        &mut self,
+        buf: &mut [u8],
+        offset: usize,
+        deadline: Instant,
+    ) -> Result<usize, RecvIntoError> {
+        self.recv_into_until(buf, offset, Deadline::instant(deadline))
+    }
+
+    /// Receives one message in place, without copying it out of the ring. Waits for a message.
+    ///
+    /// The message is consumed, and its room given back, when the guard is dropped. Messages longer than a quarter of the
+    /// capacity are not in one piece in the ring and are copied after all.
+    ///
+    /// ```
+    /// # let (mut receiver, mut sender) = ringpipe::simplex()?;
+    /// sender.send_bytes(b"in place")?;
+    /// let message = receiver.recv_guard()?;
+    /// let mut start = [0; 2];
+    /// message.copy_to(0, &mut start);
+    /// assert_eq!((message.len(), &start), (8, b"in"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_bytes`](Self::recv_bytes).
+    pub fn recv_guard(&mut self) -> Result<ReadGuard<'_>, RecvError> {
+        self.recv_guard_until(Deadline::NEVER)
+    }
+
+    /// As [`recv_guard`](Self::recv_guard), without waiting.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_recv_bytes`](Self::try_recv_bytes).
+    pub fn try_recv_guard(&mut self) -> Result<ReadGuard<'_>, RecvError> {
+        self.recv_guard_until(Deadline::NOW)
+    }
+
+    /// As [`recv_guard`](Self::recv_guard), waiting for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_bytes_timeout`](Self::recv_bytes_timeout).
+    pub fn recv_guard_timeout(&mut self, timeout: Duration) -> Result<ReadGuard<'_>, RecvError> {
+        self.recv_guard_until(Deadline::after(timeout))
+    }
+
+    /// As [`recv_guard`](Self::recv_guard), waiting until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_bytes_timeout`](Self::recv_bytes_timeout).
+    pub fn recv_guard_deadline(&mut self, deadline: Instant) -> Result<ReadGuard<'_>, RecvError> {
+        self.recv_guard_until(Deadline::instant(deadline))
+    }
+
+    /// Whether a receive would find something: a message (or the start of a long one), or end of file. Consumes nothing.
+    /// Follows `Connection.poll`.
+    ///
+    /// `Some(Duration::ZERO)` returns at once, `None` waits as long as it takes.
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError::Ended`] and [`RecvError::Corrupt`].
+    pub fn poll(&mut self, timeout: Option<Duration>) -> Result<bool, RecvError> {
+        let deadline = timeout.map_or(Deadline::NEVER, Deadline::after);
+        match self.poll_until(deadline) {
+            Ok(()) | Err(RecvError::Disconnected) => Ok(true),
+            Err(RecvError::Empty | RecvError::TimedOut) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The messages to come, until end of file; each item waits. Borrows the end: `for message in receiver.iter()`.
+    pub fn iter(&mut self) -> Iter<'_> {
+        Iter { receiver: self, deadline: Deadline::NEVER }
+    }
+
+    /// The messages that are there already.
+    pub fn try_iter(&mut self) -> Iter<'_> {
+        Iter { receiver: self, deadline: Deadline::NOW }
+    }
+
+    /// Bytes of the ring.
+    pub fn capacity(&self) -> usize {
+        self.reader.data().capacity()
+    }
+
+    /// Bytes of the ring that hold messages, each with 8 bytes of header and padded to 8; a snapshot.
+    pub fn fill(&self) -> usize {
+        self.reader.fill()
+    }
+
+    /// Closes this copy of the end; the same as dropping it.
+    pub fn close(self) {}
+
+    // --- the parts --------------------------------------------------------------------------------
+
+    /// The record of a whole message, if that is what stands at the front: the fast path.
+    #[inline(always)]
+    fn at_hand(&self) -> Option<Record> {
+        match (&self.state, self.reader.look()) {
+            (State::Clean, Look::Record(record)) if record.kind == Kind::Data => Some(record),
+            _ => None,
+        }
+    }
+
+    /// Gives a record back and wakes the sender.
+    #[inline(always)]
+    fn release(&mut self, record: Record) {
+        self.reader.release(record);
+        self.waiter.note_success();
+        // Whether the sender lives matters only once nothing is left.
+        self.waiter.notify();
+        self.waiter.settle(|| !self.reader.is_empty());
+    }
+
+    /// Copies the start of a record's payload out.
+    ///
+    /// # Safety
+    ///
+    /// `dst` must be valid for writes of `len` bytes, and `skip + len` be at most `record.len`.
+    #[inline(always)]
+    unsafe fn copy_out(&self, record: Record, skip: usize, dst: *mut u8, len: usize) {
+        debug_assert!(skip + len <= record.len);
+        // SAFETY: a record's payload lies within the ring (`Reader::look`); the rest by the contract.
+        unsafe { copy(self.reader.payload(record).as_ptr().add(skip), dst, len) }
+    }
+
+    /// Waits for the next record, passing over padding.
+    fn record(&mut self, patience: &mut Patience) -> Result<Option<Record>, RecvError> {
+        loop {
+            match self.reader.look() {
+                Look::Record(record) if record.kind == Kind::Pad => {
+                    self.release(record);
+                    patience.spend(record)?;
+                }
+                Look::Record(record) => return Ok(Some(record)),
+                Look::Corrupt => return Err(self.corrupt()),
+                Look::Empty => match self.waiter.wait(patience.deadline, || !self.reader.is_empty()) {
+                    Wake::Ready => {}
+                    Wake::TimedOut => return Err(nothing(patience.deadline)),
+                    Wake::Gone => return Ok(None),
+                },
+            }
+        }
+    }
+
+    /// Waits for a record that starts a message.
+    fn start(&mut self, patience: &mut Patience) -> Result<Record, RecvError> {
+        loop {
+            let record = self.record(patience)?.ok_or(RecvError::Disconnected)?;
+            match record.kind {
+                Kind::Data | Kind::First | Kind::End => return Ok(record),
+                // The rest of a long message of which a killed copy of this end took the start.
+                Kind::More | Kind::Abort | Kind::Pad => {
+                    self.release(record);
+                    patience.spend(record)?;
+                }
+            }
+        }
+    }
+
+    fn patience(&self, deadline: Deadline) -> Patience {
+        Patience { deadline, bytes: 0, capacity: self.capacity() }
+    }
+
+    fn receive(
+        &mut self,
+        mut buf: Option<&mut [u8]>,
+        maxlength: usize,
+        deadline: Deadline,
+    ) -> Result<Received, RecvError> {
+        let mut patience = self.patience(deadline);
+        loop {
+            let assembly = match std::mem::replace(&mut self.state, State::Clean) {
+                State::Ended => {
+                    self.state = State::Ended;
+                    return Err(RecvError::Ended);
+                }
+                State::Partial(partial) => {
+                    self.allow(partial.total as u64, maxlength)?;
+                    Assembly::resume(partial, buf.as_deref_mut())
+                }
+                State::Clean => {
+                    let record = self.start(&mut patience)?;
+                    match record.kind {
+                        Kind::First => self.begin(record, buf.as_deref_mut(), maxlength)?,
+                        Kind::Data => {
+                            self.allow(record.len as u64, maxlength)?;
+                            return Ok(Received::InPlace(record));
+                        }
+                        _ => return Err(RecvError::IsEnd),
+                    }
+                }
+            };
+            if let Some(received) = self.complete(assembly, &mut patience)? {
+                return Ok(received);
+            }
+        }
+    }
+
+    /// Takes the first record of a long message.
+    fn begin<'a>(
+        &mut self,
+        record: Record,
+        buf: Option<&'a mut [u8]>,
+        maxlength: usize,
+    ) -> Result<Assembly<'a>, RecvError> {
+        // A part without payload would let a peer keep us busy for nothing.
+        if record.len <= TOTAL {
+            return Err(self.corrupt());
+        }
+        let mut total = [0; TOTAL];
+        // SAFETY: the payload has more than these bytes.
+        unsafe { self.copy_out(record, 0, total.as_mut_ptr(), TOTAL) };
+        let total = u64::from_le_bytes(total);
+        self.allow(total, maxlength)?;
+        if total > isize::MAX as u64 || (record.len - TOTAL) as u64 >= total {
+            return Err(self.corrupt());
+        }
+        let mut assembly = Assembly::new(total as usize, buf);
+        assembly.put(self, record, TOTAL);
+        self.release(record);
+        Ok(assembly)
+    }
+
+    /// Takes the further records of a long message until it is whole. `None` if its sender took it back.
+    fn complete(
+        &mut self,
+        mut assembly: Assembly<'_>,
+        patience: &mut Patience,
+    ) -> Result<Option<Received>, RecvError> {
+        while assembly.arrived < assembly.total {
+            let record = match self.record(patience) {
+                Ok(record) => record,
+                Err(e @ (RecvError::Empty | RecvError::TimedOut)) => {
+                    self.state = State::Partial(assembly.into_partial());
+                    return Err(e);
+                }
+                Err(e) => return Err(e),
+            };
+            match record {
+                Some(record) if record.kind == Kind::More => {
+                    if record.len == 0 || record.len > assembly.total - assembly.arrived {
+                        return Err(self.corrupt());
+                    }
+                    assembly.put(self, record, 0);
+                    self.release(record);
+                    if assembly.arrived < assembly.total {
+                        if let Err(e) = patience.spend(record) {
+                            self.state = State::Partial(assembly.into_partial());
+                            return Err(e);
+                        }
+                    }
+                }
+                Some(record) if record.kind == Kind::Abort => {
+                    self.release(record);
+                    return Ok(None);
+                }
+                // The sender is gone, or a copy of its end was killed inside the message and another goes on.
+                _ => return Err(RecvError::Cut),
+            }
+        }
+        Ok(Some(assembly.into_received()))
+    }
+
+    /// Checks a message's length against what the caller allows.
+    fn allow(&mut self, len: u64, maxlength: usize) -> Result<(), RecvError> {
+        if len <= maxlength as u64 {
+            return Ok(());
+        }
+        self.end();
+        Err(RecvError::TooLong { len, max: maxlength })
+    }
+
+    fn corrupt(&mut self) -> RecvError {
+        self.end();
+        RecvError::Corrupt
+    }
+
+    /// Receives no more, and lets the sender know by hanging up.
+    fn end(&mut self) {
+        self.state = State::Ended;
+        self.waiter.hang_up();
+    }
+
+    pub(crate) fn recv_until(&mut self, maxlength: usize, deadline: Deadline) -> Result<Vec<u8>, RecvError> {
+        match self.receive(None, maxlength, deadline)? {
+            Received::InPlace(record) => Ok(self.take(record)),
+            Received::Owned(bytes) => Ok(bytes),
+            Received::Buffered(_) => unreachable!("no buffer was given"),
+        }
+    }
+
+    /// Copies a whole message out and releases its record.
+    fn take(&mut self, record: Record) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(record.len);
+        // SAFETY: the vector has room for `record.len` bytes, which are written before they count.
+        unsafe {
+            self.copy_out(record, 0, bytes.as_mut_ptr(), record.len);
+            bytes.set_len(record.len);
+        }
+        self.release(record);
+        bytes
+    }
+
+    #[inline(always)]
+    fn recv_into_until(&mut self, buf: &mut [u8], offset: usize, deadline: Deadline) -> Result<usize, RecvIntoError> {
+        if offset <= buf.len() {
+            let room = &mut buf[offset..];
+            if let Some(record) = self.at_hand() {
+                if record.len <= room.len() {
+                    // SAFETY: the message fits in the buffer.
+                    unsafe { self.copy_out(record, 0, room.as_mut_ptr(), record.len) };
+                    self.release(record);
+                    return Ok(record.len);
+                }
+            }
+        }
+        self.recv_into_slow(buf, offset, deadline)
+    }
+
+    #[inline(never)]
+    fn recv_into_slow(&mut self, buf: &mut [u8], offset: usize, deadline: Deadline) -> Result<usize, RecvIntoError> {
+        let len = buf.len();
+        let buf = buf.get_mut(offset..).ok_or(RecvIntoError::BadOffset { offset, len })?;
+        let room = buf.len();
+        match self.receive(Some(&mut *buf), usize::MAX, deadline)? {
+            Received::Buffered(len) => Ok(len),
+            Received::InPlace(record) if record.len <= room => {
+                // SAFETY: the message fits in the buffer.
+                unsafe { self.copy_out(record, 0, buf.as_mut_ptr(), record.len) };
+                self.release(record);
+                Ok(record.len)
+            }
+            Received::InPlace(record) => {
+                let message = self.take(record);
+                Err(RecvIntoError::TooShort(BufferTooShort { message, room }))
+            }
+            Received::Owned(message) => Err(RecvIntoError::TooShort(BufferTooShort { message, room })),
+        }
+    }
+
+    fn recv_guard_until(&mut self, deadline: Deadline) -> Result<ReadGuard<'_>, RecvError> {
+        let message = match self.receive(None, usize::MAX, deadline)? {
+            Received::InPlace(record) => Message::InPlace(record),
+            Received::Owned(bytes) => Message::Owned(bytes),
+            Received::Buffered(_) => unreachable!("no buffer was given"),
+        };
+        Ok(ReadGuard { receiver: self, message })
+    }
+
+    fn poll_until(&mut self, deadline: Deadline) -> Result<(), RecvError> {
+        let mut patience = self.patience(deadline);
+        match self.state {
+            State::Ended => return Err(RecvError::Ended),
+            State::Clean => {}
+            State::Partial(_) => {
+                let record = self.record(&mut patience)?.ok_or(RecvError::Disconnected)?;
+                if record.kind != Kind::Abort {
+                    return Ok(());
+                }
+                self.release(record);
+                self.state = State::Clean;
+            }
+        }
+        self.start(&mut patience).map(drop)
+    }
+
+    /// The frame of the pipe end that comes next, and its descriptors.
+    pub(crate) fn recv_announcement(
+        &mut self,
+        frame: &mut [u8],
+        deadline: Deadline,
+    ) -> Result<Vec<OwnedFd>, RecvError> {
+        match self.state {
+            State::Ended => return Err(RecvError::Ended),
+            State::Partial(_) => return Err(RecvError::IsBytes),
+            State::Clean => {}
+        }
+        let mut patience = self.patience(deadline);
+        let record = self.start(&mut patience)?;
+        if record.kind != Kind::End {
+            return Err(RecvError::IsBytes);
+        }
+        if record.len != frame.len() {
+            return Err(self.corrupt());
+        }
+        // The descriptors follow the record; until they are there, the record stays.
+        let Some(fds) = self.waiter.take_carried(deadline).map_err(AttachError::Io)? else {
+            if self.waiter.is_gone() {
+                self.release(record);
+                return Err(RecvError::Cut);
+            }
+            return Err(nothing(deadline));
+        };
+        // SAFETY: the payload is as long as the frame.
+        unsafe { self.copy_out(record, 0, frame.as_mut_ptr(), frame.len()) };
+        self.release(record);
+        Ok(fds)
+    }
+
+    /// The bell, for handing this end on.
+    pub(crate) fn bell(&self) -> BorrowedFd<'_> {
+        self.waiter.bell()
+    }
+}
+
+impl<'a> Assembly<'a> {
+    fn new(total: usize, buf: Option<&'a mut [u8]>) -> Assembly<'a> {
+        let buf = buf.filter(|buf| total <= buf.len());
+        Assembly { total, arrived: 0, buf, own: Vec::new() }
+    }
+
+    fn resume(partial: Partial, buf: Option<&'a mut [u8]>) -> Assembly<'a> {
+        let mut assembly = Assembly::new(partial.total, buf);
+        assembly.arrived = partial.bytes.len();
+        match &mut assembly.buf {
+            Some(buf) => buf[..partial.bytes.len()].copy_from_slice(&partial.bytes),
+            None => assembly.own = partial.bytes,
+        }
+        assembly
+    }
+
+    /// Takes a record's payload from `skip` on; the caller has checked that it is not more than is missing.
+    fn put(&mut self, receiver: &Receiver, record: Record, skip: usize) {
+        let len = record.len - skip;
+        let missing = self.total - self.arrived;
+        debug_assert!(len <= missing);
+        let dst = match &mut self.buf {
+            Some(buf) => buf[self.arrived..].as_mut_ptr(),
+            None => {
+                if self.own.capacity() - self.arrived < len {
+                    self.own.reserve_exact(missing.min(GROWTH.max(self.arrived).max(len)));
+                }
+                self.own.spare_capacity_mut().as_mut_ptr().cast()
+            }
+        };
+        // SAFETY: the buffer is at least `total` long, or the vector has room for `len` more bytes, which are
+        // written before they count.
+        unsafe {
+            receiver.copy_out(record, skip, dst, len);
+            if self.buf.is_none() {
+                self.own.set_len(self.arrived + len);
+            }
+        }
+        self.arrived += len;
+    }
+
+    fn into_partial(self) -> Partial {
+        let bytes = match self.buf {
+            Some(buf) => buf[..self.arrived].to_vec(),
+            None => self.own,
+        };
+        Partial { total: self.total, bytes }
+    }
+
+    fn into_received(self) -> Received {
+        match self.buf {
+            Some(_) => Received::Buffered(self.total),
+            None => Received::Owned(self.own),
+        }
+    }
+}
+
+impl AsFd for Receiver {
+    /// A descriptor that is readable whenever something can be received or the sender is gone, for `poll`, `select`, `epoll` and the
+    /// like. Level-triggered. Only to be watched: never read from it.
+    ///
+    /// From the first call on, the end takes care after every receive that the descriptor is not readable while there is
+    /// nothing to receive, which takes a few system calls each time the ring runs empty. It may rarely be readable for nothing.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.waiter.watch(|| !self.reader.is_empty())
+    }
+}
+
+impl fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            State::Ended => "ended",
+            State::Partial(_) => "inside a message",
+            State::Clean => self.waiter.state(),
+        };
+        f.debug_struct("Receiver")
+            .field("capacity", &self.capacity())
+            .field("fill", &self.fill())
+            .field("state", &state)
+            .finish()
+    }
+}
+
+/// Messages one by one; made by [`Receiver::iter`] and [`Receiver::try_iter`].
+///
+/// Ends at end of file (or when nothing is there, for `try_iter`), and after an error that ends receiving.
+#[derive(Debug)]
+pub struct Iter<'a> {
+    receiver: &'a mut Receiver,
+    deadline: Deadline,
+}
+
+impl Iterator for Iter<'_> {
+    type Item = Result<Vec<u8>, RecvError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.receiver.recv_until(usize::MAX, self.deadline) {
+            Err(RecvError::Disconnected | RecvError::Empty | RecvError::Ended) => None,
+            result => Some(result),
+        }
+    }
+}
+
+/// A message in place; made by [`Receiver::recv_guard`]. Dropping it consumes the message.
+///
+/// The memory is shared with the sender, which may be faulty or hostile, so there is no safe way to a slice of it:
+/// [`copy_to`](Self::copy_to) and [`to_vec`](Self::to_vec) copy, and [`as_slice`](Self::as_slice) is for those who know their peer.
+pub struct ReadGuard<'a> {
+    receiver: &'a mut Receiver,
+    message: Message,
+}
+
+enum Message {
+    InPlace(Record),
+    Owned(Vec<u8>),
+}
+
+impl ReadGuard<'_> {
+    /// Bytes in the message.
+    pub fn len(&self) -> usize {
+        match &self.message {
+            Message::InPlace(record) => record.len,
+            Message::Owned(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether the message has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Copies `dst.len()` bytes of the message, from `offset` on.
+    ///
+    /// # Panics
+    ///
+    /// If the message has fewer.
+    pub fn copy_to(&self, offset: usize, dst: &mut [u8]) {
+        let len = self.len();
+        let fits = offset <= len && dst.len() <= len - offset;
+        assert!(fits, "{} bytes from {offset} on of a message of {len} bytes", dst.len());
+        match &self.message {
+            // SAFETY: just checked; the buffer is the caller's own.
+            Message::InPlace(record) => unsafe {
+                self.receiver.copy_out(*record, offset, dst.as_mut_ptr(), dst.len());
+            },
+            Message::Owned(bytes) => dst.copy_from_slice(&bytes[offset..][..dst.len()]),
+        }
+    }
+
+    /// A copy of the message.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len()];
+        self.copy_to(0, &mut bytes);
+        bytes
+    }
+
+    /// The message itself.
+    ///
+    /// # Safety
+    ///
+    /// As long as the slice lives, no other process may write to this part of the ring. A peer that follows the protocol
+    /// does not; one that is hostile may, so it takes a peer that the caller vouches for.
+    pub unsafe fn as_slice(&self) -> &[u8] {
+        match &self.message {
+            // SAFETY: the payload lies within the ring, which lives longer than the guard, and does not change, by the
+            // caller's word.
+            Message::InPlace(record) => unsafe {
+                std::slice::from_raw_parts(self.receiver.reader.payload(*record).as_ptr(), record.len)
+            },
+            Message::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl Drop for ReadGuard<'_> {
+    fn drop(&mut self) {
+        if let Message::InPlace(record) = self.message {
+            self.receiver.release(record);
+        }
+    }
+}
+
+impl fmt::Debug for ReadGuard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadGuard").field("len", &self.len()).finish()
+    }
+}

@@ -1,0 +1,128 @@
+//! The record: how messages lie in a ring of bytes.
+//!
+//! ```text
+//!            8 bytes          len bytes, padded to 8
+//!          +----------------+-------------------------+----------------+- - -
+//!          | kind : len     | payload                 | 0              |
+//!          +----------------+-------------------------+----------------+- - -
+//!          ^ header, stored last                      ^ header of the next record: nothing there yet
+//! ```
+//!
+//! Records start at multiples of 8 and never cross the end of the ring: where one would, a `Pad`
+//! record fills the rest and the next record starts at offset 0. A message longer than
+//! [`Data::max_payload`] is a `First` record, whose payload starts with the length of the whole message
+//! in 8 bytes, followed by `More` records; an `Abort` record takes back a message begun so.
+//!
+//! Nothing here blocks or makes a system call.
+
+pub(crate) mod spsc;
+
+use std::ptr::NonNull;
+
+use crate::sync::AtomicU64;
+
+/// Bytes of a record's header.
+pub(crate) const HEADER: usize = 8;
+
+/// Bytes that stay free behind every record: the next header, which must read as zero, and room for an
+/// `Abort`, so that a sender that gives up inside a long message can always say so.
+pub(crate) const SPARE: usize = 2 * HEADER;
+
+const MAX_CHUNK: usize = 32 << 10;
+
+/// What a record is. The values double as a check that a header is a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Kind {
+    /// A whole message.
+    Data = 0x5250_0001,
+    /// The rest of the ring up to its end.
+    Pad = 0x5250_0002,
+    /// The total length, and the start, of a long message.
+    First = 0x5250_0003,
+    /// The next part of a long message.
+    More = 0x5250_0004,
+    /// The long message begun before is taken back.
+    Abort = 0x5250_0005,
+    /// A pipe end, whose descriptors travel over the bell.
+    End = 0x5250_0006,
+}
+
+impl Kind {
+    fn from_raw(raw: u32) -> Option<Kind> {
+        [Kind::Data, Kind::Pad, Kind::First, Kind::More, Kind::Abort, Kind::End]
+            .into_iter()
+            .find(|&k| k as u32 == raw)
+    }
+}
+
+#[inline(always)]
+fn header(kind: Kind, len: usize) -> u64 {
+    (kind as u64) << 32 | len as u64
+}
+
+/// Bytes a record of `len` payload bytes takes.
+#[inline(always)]
+pub(crate) const fn record_len(len: usize) -> usize {
+    HEADER + (len + 7 & !7)
+}
+
+/// The bytes of a ring: `capacity`, a power of two, of them, aligned to 8.
+///
+/// Every access is in bounds whatever the cursors say: positions are masked and checked here.
+pub(crate) struct Data {
+    base: NonNull<u8>,
+    capacity: usize,
+}
+
+impl Data {
+    /// # Safety
+    ///
+    /// `base` must point to `capacity` bytes, aligned to 8 and valid for reads and writes for as long as
+    /// the value is used; `capacity` must be a power of two, at least 64.
+    pub(crate) unsafe fn new(base: NonNull<u8>, capacity: usize) -> Data {
+        debug_assert!(capacity.is_power_of_two() && capacity >= 64);
+        Data { base, capacity }
+    }
+
+    #[inline(always)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// The longest payload of a single record: with its header a quarter of the ring, so that a record
+    /// always finds a place once the ring has drained, wherever the cursors stand.
+    #[inline(always)]
+    pub(crate) fn max_payload(&self) -> usize {
+        self.capacity / 4 - HEADER
+    }
+
+    /// Payload bytes of each part of a long message: small enough that the receiver copies out while the sender copies
+    /// in, large enough that headers and cursors do not count.
+    pub(crate) fn stream_chunk(&self) -> usize {
+        (self.capacity / 8).min(MAX_CHUNK) - HEADER
+    }
+
+    /// A cursor's offset in the ring: below `capacity` and a multiple of 8, for any cursor.
+    #[inline(always)]
+    fn offset(&self, cursor: u64) -> usize {
+        cursor as usize & (self.capacity - 1) & !7
+    }
+
+    #[inline(always)]
+    fn header_at(&self, offset: usize) -> &AtomicU64 {
+        debug_assert!(offset % 8 == 0 && offset < self.capacity);
+        // SAFETY: `offset` comes from `Data::offset`, so the 8 bytes are in bounds and aligned; headers
+        // are only ever accessed as atomics.
+        unsafe { self.base.add(offset).cast().as_ref() }
+    }
+
+    /// Where the payload of the record at `offset` starts.
+    #[inline(always)]
+    fn payload_at(&self, offset: usize) -> NonNull<u8> {
+        debug_assert!(offset % 8 == 0 && offset < self.capacity);
+        // SAFETY: `offset` comes from `Data::offset`: at most `capacity - 8`, so the result is at most one
+        // past the end.
+        unsafe { self.base.add(offset + HEADER) }
+    }
+}

@@ -1,0 +1,286 @@
+//! The ring of one writer and one reader, each any one process at a time.
+//!
+//! # Who writes what
+//!
+//! | word | written by | read by |
+//! | --- | --- | --- |
+//! | headers and payloads | writer | reader |
+//! | `tail`, `begun`, `limit` | writer | writer |
+//! | `head` | reader | both |
+//!
+//! The header of a record is also its signal: the reader polls the header at its own position, so data and
+//! signal arrive in one cache line and neither side reads the other's cursor while all goes well.
+//!
+//! # Invariants
+//!
+//! - I1: the header at `tail` is zero whenever no publication is under way. A fresh ring is all zero, and
+//!   every publication writes a zero header behind its record before the record's own header.
+//! - I2: `head <= tail <= head + capacity - SPARE`, as wrapping 64-bit numbers.
+//! - I3: the bytes from `tail` to `head + capacity` belong to the writer, those from `head` to `tail` to
+//!   the reader.
+//!
+//! # Orderings
+//!
+//! - P1 (release, header) pairs with C1 (acquire, header): payload and the next record's zero header are
+//!   visible before the record is.
+//! - C2 (release, `head`) pairs with P2 (acquire, `head`): the reader's copying is over before the writer
+//!   reuses the bytes.
+//! - P3 (release, `begun` by P1, then `tail`): a writer can be killed between any two stores, and a copy of
+//!   the end in another process goes on from what it finds. `begun` is stored before the header and `tail`
+//!   after it, so `begun != tail` means "killed in between", and the header says on which side.
+//!
+//! A reader killed before C2 leaves the record where it is; after it, the record is taken.
+//!
+//! # Hostile peers
+//!
+//! All words are in shared memory, so any may hold anything. Positions are masked by [`Data`]; lengths are
+//! checked against the end of the ring before use; arithmetic wraps. Wrong words make wrong messages or
+//! [`Look::Corrupt`], never an access outside the ring.
+
+use std::ptr::NonNull;
+
+use super::{Data, HEADER, Kind, SPARE, header, record_len};
+use crate::layout::{Control, ReaderWords, WriterWords};
+use crate::sync::{AtomicU64, Ordering};
+
+/// The writing side of a ring.
+pub(crate) struct Writer {
+    control: NonNull<Control>,
+    data: Data,
+}
+
+/// Room for one record at the tail, not published yet.
+#[derive(Clone, Copy)]
+pub(crate) struct Claim {
+    tail: u64,
+    offset: usize,
+}
+
+/// The reading side of a ring.
+pub(crate) struct Reader {
+    control: NonNull<Control>,
+    data: Data,
+}
+
+/// What stands at the reader's position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    Empty,
+    Record(Record),
+    /// No header that a writer would have written.
+    Corrupt,
+}
+
+/// A published record that has not been released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) kind: Kind,
+    /// Payload bytes; the payload lies within the ring.
+    pub(crate) len: usize,
+    offset: usize,
+    head: u64,
+}
+
+// SAFETY: the pointers lead to shared memory whose words are atomics and whose bytes the ring protocol
+// hands from side to side; nothing is tied to a thread.
+unsafe impl Send for Writer {}
+// SAFETY: as for `Writer`.
+unsafe impl Send for Reader {}
+
+impl Writer {
+    /// # Safety
+    ///
+    /// `control` must be valid for as long as the value is used.
+    pub(crate) unsafe fn new(control: NonNull<Control>, data: Data) -> Writer {
+        Writer { control, data }
+    }
+
+    #[inline(always)]
+    fn words(&self) -> &WriterWords {
+        // SAFETY: valid by the contract of `new`; all atomics.
+        unsafe { &self.control.as_ref().writer.0 }
+    }
+
+    #[inline(always)]
+    fn head(&self) -> &AtomicU64 {
+        // SAFETY: valid by the contract of `new`; all atomics.
+        unsafe { &self.control.as_ref().reader.0.head }
+    }
+
+    pub(crate) fn data(&self) -> &Data {
+        &self.data
+    }
+
+    /// Finds room for a record of `len` (at most [`Data::max_payload`]) payload bytes.
+    #[inline(always)]
+    pub(crate) fn claim(&mut self, len: usize) -> Option<Claim> {
+        debug_assert!(len <= self.data.max_payload());
+        let words = self.words();
+        let tail = words.tail.load(Ordering::Relaxed);
+        let offset = self.data.offset(tail);
+        let record = record_len(len);
+        let room = words.limit.load(Ordering::Relaxed).wrapping_sub(tail);
+        let fits = offset + record <= self.data.capacity
+            // One comparison for "too little" and, by the wrap, for a `limit` that makes no sense.
+            && room.wrapping_sub((record + SPARE) as u64) <= self.data.capacity as u64;
+        if fits && words.begun.load(Ordering::Relaxed) == tail {
+            Some(Claim { tail, offset })
+        } else {
+            self.claim_slow(record)
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn claim_slow(&mut self, record: usize) -> Option<Claim> {
+        self.recover();
+        let tail = self.words().tail.load(Ordering::Relaxed);
+        let offset = self.data.offset(tail);
+        let rest = self.data.capacity - offset;
+        if record <= rest {
+            return self.has_room(tail, record + SPARE).then_some(Claim { tail, offset });
+        }
+        if !self.has_room(tail, rest + SPARE) {
+            return None;
+        }
+        self.publish(Claim { tail, offset }, Kind::Pad, rest - HEADER);
+        let tail = self.words().tail.load(Ordering::Relaxed);
+        let offset = self.data.offset(tail);
+        // A hostile writer of `tail` could move us: then there is no room, rather than a record across
+        // the end.
+        let fits = offset + record <= self.data.capacity && self.has_room(tail, record + SPARE);
+        fits.then_some(Claim { tail, offset })
+    }
+
+    /// Finishes or forgets a publication that a killed copy of this end left half done (P3).
+    fn recover(&mut self) {
+        let words = self.words();
+        let tail = words.tail.load(Ordering::Acquire);
+        let begun = words.begun.load(Ordering::Relaxed);
+        if begun == tail {
+            return;
+        }
+        if self.data.header_at(self.data.offset(tail)).load(Ordering::Acquire) == 0 {
+            words.begun.store(tail, Ordering::Relaxed);
+        } else {
+            words.tail.store(begun, Ordering::Release);
+        }
+    }
+
+    /// Whether `need` bytes are free at `tail`, asking the reader's cursor only if the known room is used up.
+    fn has_room(&self, tail: u64, need: usize) -> bool {
+        let (capacity, need) = (self.data.capacity as u64, need as u64);
+        let words = self.words();
+        if words.limit.load(Ordering::Relaxed).wrapping_sub(tail).wrapping_sub(need) <= capacity {
+            return true;
+        }
+        let limit = self.head().load(Ordering::Acquire).wrapping_add(capacity); // P2
+        words.limit.store(limit, Ordering::Relaxed);
+        let room = limit.wrapping_sub(tail);
+        room <= capacity && room >= need
+    }
+
+    /// Bytes free at the tail, read afresh; what a waiting writer watches.
+    pub(crate) fn room(&self) -> usize {
+        let tail = self.words().tail.load(Ordering::Relaxed);
+        let used = tail.wrapping_sub(self.head().load(Ordering::Relaxed));
+        self.data.capacity - used.min(self.data.capacity as u64) as usize
+    }
+
+    /// Where the payload of a claimed record goes.
+    #[inline(always)]
+    pub(crate) fn payload(&self, claim: Claim) -> NonNull<u8> {
+        self.data.payload_at(claim.offset)
+    }
+
+    /// Publishes a claimed record whose payload has been written.
+    ///
+    /// `len` is at most what was claimed.
+    #[inline(always)]
+    pub(crate) fn publish(&mut self, claim: Claim, kind: Kind, len: usize) {
+        let next = claim.tail.wrapping_add(record_len(len) as u64);
+        let words = self.words();
+        words.begun.store(next, Ordering::Relaxed);
+        self.data.header_at(self.data.offset(next)).store(0, Ordering::Relaxed);
+        self.data.header_at(claim.offset).store(header(kind, len), Ordering::Release); // P1
+        words.tail.store(next, Ordering::Release); // P3
+    }
+
+    /// Takes back the long message whose first records are out. There is always room ([`SPARE`]).
+    pub(crate) fn abort(&mut self) {
+        self.recover();
+        let tail = self.words().tail.load(Ordering::Relaxed);
+        self.publish(Claim { tail, offset: self.data.offset(tail) }, Kind::Abort, 0);
+    }
+
+    /// Bytes in the ring, headers included; a snapshot.
+    pub(crate) fn fill(&self) -> usize {
+        self.data.capacity - self.room()
+    }
+}
+
+impl Reader {
+    /// # Safety
+    ///
+    /// `control` must be valid for as long as the value is used.
+    pub(crate) unsafe fn new(control: NonNull<Control>, data: Data) -> Reader {
+        Reader { control, data }
+    }
+
+    #[inline(always)]
+    fn words(&self) -> &ReaderWords {
+        // SAFETY: valid by the contract of `new`; all atomics.
+        unsafe { &self.control.as_ref().reader.0 }
+    }
+
+    pub(crate) fn data(&self) -> &Data {
+        &self.data
+    }
+
+    /// Whether anything at all stands at the reader's position.
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        let head = self.words().head.load(Ordering::Relaxed);
+        self.data.header_at(self.data.offset(head)).load(Ordering::Acquire) == 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn look(&self) -> Look {
+        let head = self.words().head.load(Ordering::Relaxed);
+        let offset = self.data.offset(head);
+        let word = self.data.header_at(offset).load(Ordering::Acquire); // C1
+        if word == 0 {
+            return Look::Empty;
+        }
+        let len = word as u32 as usize;
+        let fits = len <= self.data.capacity - HEADER - offset;
+        if fits && (word >> 32) as u32 == Kind::Data as u32 {
+            return Look::Record(Record { kind: Kind::Data, len, offset, head });
+        }
+        match Kind::from_raw((word >> 32) as u32) {
+            Some(kind) if fits => Look::Record(Record { kind, len, offset, head }),
+            _ => Look::Corrupt,
+        }
+    }
+
+    /// The first of `record.len` payload bytes, all within the ring.
+    #[inline(always)]
+    pub(crate) fn payload(&self, record: Record) -> NonNull<u8> {
+        self.data.payload_at(record.offset)
+    }
+
+    /// Gives the record's bytes back to the writer.
+    #[inline(always)]
+    pub(crate) fn release(&mut self, record: Record) {
+        let next = record.head.wrapping_add(record_len(record.len) as u64);
+        self.words().head.store(next, Ordering::Release); // C2
+    }
+
+    /// Bytes in the ring, headers included; a snapshot.
+    pub(crate) fn fill(&self) -> usize {
+        let head = self.words().head.load(Ordering::Relaxed);
+        // SAFETY: valid by the contract of `new`; all atomics.
+        let tail = unsafe { &self.control.as_ref().writer.0.tail }.load(Ordering::Relaxed);
+        tail.wrapping_sub(head).min(self.data.capacity as u64) as usize
+    }
+}

@@ -1,0 +1,125 @@
+//! The memory that both sides map.
+//!
+//! A segment is an anonymous memory file (`memfd_create`): no name, so nothing is left behind, and
+//! sealed against any change of size, so no peer can pull pages away under a mapping (a SIGBUS).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use memmap2::{MmapOptions, MmapRaw};
+
+use crate::error::AttachError;
+use crate::layout::{Control, Geometry, Header, RINGS_AT};
+use crate::sys;
+
+pub(crate) struct Segment {
+    memory: Memory,
+    geometry: Geometry,
+}
+
+enum Memory {
+    Mapped { map: MmapRaw, fd: OwnedFd },
+    /// For unit tests: rings without a kernel, as miri wants them.
+    #[cfg(test)]
+    Heap { base: NonNull<u8>, layout: std::alloc::Layout },
+}
+
+// SAFETY: the segment is plain shared memory; every access goes through atomics or through raw
+// copies that the ring protocol orders, from whichever thread.
+unsafe impl Send for Segment {}
+// SAFETY: as above; `Segment` itself hands out only addresses.
+unsafe impl Sync for Segment {}
+
+impl Segment {
+    pub(crate) fn create(geometry: Geometry) -> io::Result<Segment> {
+        let len = geometry.segment_len();
+        let fd = sys::sealed_memfd(len as u64)?;
+        let segment = Segment { memory: Memory::map(fd, len)?, geometry };
+        segment.header().write(geometry);
+        Ok(segment)
+    }
+
+    /// Maps somebody else's segment, once it is certain that its size is what its header says and can
+    /// never change.
+    pub(crate) fn attach(fd: OwnedFd) -> Result<Segment, AttachError> {
+        let len = sys::sealed_len(fd.as_fd())?.ok_or(AttachError::NotSealed)?;
+        let len = usize::try_from(len).map_err(|_| AttachError::NotRingpipe)?;
+        if len < RINGS_AT {
+            return Err(AttachError::NotRingpipe);
+        }
+        let memory = Memory::map(fd, len)?;
+        // SAFETY: the mapping is at least RINGS_AT bytes long and page-aligned, and the header, all
+        // atomics, lies at its start.
+        let geometry = unsafe { memory.base().cast::<Header>().as_ref() }.read(len)?;
+        Ok(Segment { memory, geometry })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn heap(geometry: Geometry) -> Segment {
+        let layout = std::alloc::Layout::from_size_align(geometry.segment_len(), 4096).unwrap();
+        // SAFETY: the layout is not empty.
+        let base = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).unwrap();
+        let segment = Segment { memory: Memory::Heap { base, layout }, geometry };
+        segment.header().write(geometry);
+        segment
+    }
+
+    pub(crate) fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: the mapping is page-aligned, longer than a header and lives as long as `self`.
+        unsafe { self.memory.base().cast::<Header>().as_ref() }
+    }
+
+    /// The cursors and seats of a direction; valid as long as the segment.
+    pub(crate) fn control(&self, direction: usize) -> NonNull<Control> {
+        // SAFETY: `control_offset` is in bounds and aligned for every direction that exists.
+        unsafe { self.memory.base().add(self.geometry.control_offset(direction)).cast() }
+    }
+
+    /// The first byte of a direction's ring, `capacity` bytes long; valid as long as the segment.
+    pub(crate) fn ring(&self, direction: usize) -> NonNull<u8> {
+        // SAFETY: `ring_offset` plus the capacity is at most the segment's length.
+        unsafe { self.memory.base().add(self.geometry.ring_offset(direction)) }
+    }
+}
+
+impl AsFd for Segment {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.memory {
+            Memory::Mapped { fd, .. } => fd.as_fd(),
+            #[cfg(test)]
+            Memory::Heap { .. } => unreachable!("a heap segment has no descriptor"),
+        }
+    }
+}
+
+impl Memory {
+    fn map(fd: OwnedFd, len: usize) -> io::Result<Memory> {
+        let map = MmapOptions::new().len(len).map_raw(&fd)?;
+        Ok(Memory::Mapped { map, fd })
+    }
+
+    fn base(&self) -> NonNull<u8> {
+        match self {
+            Memory::Mapped { map, .. } => {
+                NonNull::new(map.as_mut_ptr()).expect("mmap never returns address 0")
+            }
+            #[cfg(test)]
+            Memory::Heap { base, .. } => *base,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if let Memory::Heap { base, layout } = self {
+            // SAFETY: allocated with this very layout, freed once.
+            unsafe { std::alloc::dealloc(base.as_ptr(), *layout) }
+        }
+    }
+}

@@ -1,0 +1,481 @@
+//! The sending end of one direction.
+
+use std::fmt;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::copy::{Gather, copy_in};
+use crate::error::SendError;
+use crate::ring::spsc::{Claim, Writer};
+use crate::ring::{Data, HEADER, Kind, SPARE, record_len};
+use crate::segment::Segment;
+use crate::sys::Deadline;
+use crate::wait::{Wake, Waiter};
+
+/// The sending end of a pipe.
+///
+/// Made by [`simplex`](crate::simplex) or [`Connection::split`](crate::Connection::split). Dropping it closes it; the
+/// receiver gets end of file when every copy (children made by `fork` have copies) is closed and everything sent
+/// has been received.
+///
+/// Every `send_*` takes one whole message of any length, zero included. The plain forms wait for room; `try_` forms do not
+/// wait; `_timeout` and `_deadline` forms wait so long. An error means that nothing was sent.
+///
+/// One process at a time may use an end: copies made by `fork` need a lock of the user's, as with a kernel pipe and large
+/// messages. Within a process the borrow checker sees to it.
+///
+/// ```
+/// let (mut receiver, mut sender) = ringpipe::simplex()?;
+/// sender.send_bytes(b"hello")?;
+/// assert_eq!(receiver.recv_bytes()?, b"hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Sender {
+    writer: Writer,
+    pub(crate) waiter: Waiter,
+    #[cfg(feature = "serde")]
+    pub(crate) scratch: Vec<u8>,
+    // Last: what is above points into it.
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) direction: usize,
+}
+
+/// How a send may wait: decides which error a lack of room becomes.
+pub(crate) fn no_room(deadline: Deadline) -> SendError {
+    if deadline.is_now() { SendError::Full } else { SendError::TimedOut }
+}
+
+impl Sender {
+    pub(crate) fn new(segment: Arc<Segment>, direction: usize, bell: std::os::fd::OwnedFd) -> Sender {
+        let geometry = segment.geometry();
+        let control = segment.control(direction);
+        // SAFETY: the ring is `capacity` bytes in a page-aligned mapping that `segment` keeps alive for
+        // longer than the writer.
+        let data = unsafe { Data::new(segment.ring(direction), geometry.capacity) };
+        // SAFETY: the control block is kept alive by `segment` likewise; only addresses are formed.
+        let (writer, seats) = unsafe {
+            let seats = ((&raw mut (*control.as_ptr()).not_full.0), (&raw mut (*control.as_ptr()).not_empty.0));
+            (Writer::new(control, data), seats)
+        };
+        let (mine, theirs) = crate::pipe::non_null(seats);
+        // SAFETY: the seats lie in the control block; `segment` is dropped after the waiter.
+        let waiter = unsafe { Waiter::new(mine, theirs, bell, geometry.spin_micros) };
+        Sender {
+            writer,
+            waiter,
+            #[cfg(feature = "serde")]
+            scratch: Vec::new(),
+            segment,
+            direction,
+        }
+    }
+
+    /// Sends one message, waiting for room as long as it takes. Follows `Connection.send_bytes`.
+    ///
+    /// Messages longer than a quarter of the capacity are streamed: the receiver copies out while this side
+    /// still copies in, so they may be longer than the ring.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Disconnected`] if the receiver is gone. A receiver that was killed is noticed when the ring is full at the
+    /// latest; one that closed its end, at once.
+    #[inline]
+    pub fn send_bytes(&mut self, message: &[u8]) -> Result<(), SendError> {
+        if self.push(message)? {
+            return Ok(());
+        }
+        self.send_slow(&[IoSlice::new(message)], message.len(), Deadline::NEVER)
+    }
+
+    /// Sends one message if there is room for all of it right now.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Full`]; [`SendError::TooLong`] where even an empty ring has no room; [`SendError::Disconnected`].
+    #[inline]
+    pub fn try_send_bytes(&mut self, message: &[u8]) -> Result<(), SendError> {
+        if self.push(message)? {
+            return Ok(());
+        }
+        self.send_slow(&[IoSlice::new(message)], message.len(), Deadline::NOW)
+    }
+
+    /// Sends one message, waiting for room for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::TimedOut`], after which nothing of the message has been sent; [`SendError::Disconnected`].
+    pub fn send_bytes_timeout(&mut self, message: &[u8], timeout: Duration) -> Result<(), SendError> {
+        self.send_parts(&[IoSlice::new(message)], message.len(), Deadline::after(timeout))
+    }
+
+    /// Sends one message, waiting for room until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_bytes_timeout`](Self::send_bytes_timeout).
+    pub fn send_bytes_deadline(&mut self, message: &[u8], deadline: Instant) -> Result<(), SendError> {
+        self.send_parts(&[IoSlice::new(message)], message.len(), Deadline::instant(deadline))
+    }
+
+    /// Sends one message that is gathered from several buffers, in order. Waits for room.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_bytes`](Self::send_bytes).
+    pub fn send_vectored(&mut self, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
+        self.send_parts(parts, total(parts), Deadline::NEVER)
+    }
+
+    /// As [`send_vectored`](Self::send_vectored), without waiting.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_send_bytes`](Self::try_send_bytes).
+    pub fn try_send_vectored(&mut self, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
+        self.send_parts(parts, total(parts), Deadline::NOW)
+    }
+
+    /// As [`send_vectored`](Self::send_vectored), waiting for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_bytes_timeout`](Self::send_bytes_timeout).
+    pub fn send_vectored_timeout(&mut self, parts: &[IoSlice<'_>], timeout: Duration) -> Result<(), SendError> {
+        self.send_parts(parts, total(parts), Deadline::after(timeout))
+    }
+
+    /// As [`send_vectored`](Self::send_vectored), waiting until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_bytes_timeout`](Self::send_bytes_timeout).
+    pub fn send_vectored_deadline(&mut self, parts: &[IoSlice<'_>], deadline: Instant) -> Result<(), SendError> {
+        self.send_parts(parts, total(parts), Deadline::instant(deadline))
+    }
+
+    /// Takes room for a message of `len` bytes in the ring itself, to be written in place. Waits for room.
+    ///
+    /// ```
+    /// # let (mut receiver, mut sender) = ringpipe::simplex()?;
+    /// let mut slot = sender.reserve(4)?;
+    /// slot.write(b"abc");
+    /// slot.write(b"d");
+    /// slot.commit()?;
+    /// assert_eq!(receiver.recv_bytes()?, b"abcd");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::TooLong`] above [`max_reserve`](Self::max_reserve); [`SendError::Disconnected`].
+    pub fn reserve(&mut self, len: usize) -> Result<WriteGuard<'_>, SendError> {
+        self.reserve_until(len, Deadline::NEVER)
+    }
+
+    /// As [`reserve`](Self::reserve), without waiting.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve), and [`SendError::Full`].
+    pub fn try_reserve(&mut self, len: usize) -> Result<WriteGuard<'_>, SendError> {
+        self.reserve_until(len, Deadline::NOW)
+    }
+
+    /// As [`reserve`](Self::reserve), waiting for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve), and [`SendError::TimedOut`].
+    pub fn reserve_timeout(&mut self, len: usize, timeout: Duration) -> Result<WriteGuard<'_>, SendError> {
+        self.reserve_until(len, Deadline::after(timeout))
+    }
+
+    /// As [`reserve`](Self::reserve), waiting until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`reserve`](Self::reserve), and [`SendError::TimedOut`].
+    pub fn reserve_deadline(&mut self, len: usize, deadline: Instant) -> Result<WriteGuard<'_>, SendError> {
+        self.reserve_until(len, Deadline::instant(deadline))
+    }
+
+    /// The most bytes that [`reserve`](Self::reserve) gives at once: a quarter of the capacity, less 8.
+    pub fn max_reserve(&self) -> usize {
+        self.writer.data().max_payload()
+    }
+
+    /// Bytes of the ring.
+    pub fn capacity(&self) -> usize {
+        self.writer.data().capacity()
+    }
+
+    /// Bytes of the ring that hold messages, each with 8 bytes of header and padded to 8; a snapshot.
+    pub fn fill(&self) -> usize {
+        self.writer.fill()
+    }
+
+    /// Closes this copy of the end; the same as dropping it.
+    pub fn close(self) {}
+
+    // --- the parts --------------------------------------------------------------------------------
+
+    /// The fast path: true if the message is out, false if it takes waiting or streaming.
+    #[inline(always)]
+    fn push(&mut self, message: &[u8]) -> Result<bool, SendError> {
+        if self.waiter.is_gone() {
+            return Err(SendError::Disconnected);
+        }
+        if message.len() > self.writer.data().max_payload() {
+            return Ok(false);
+        }
+        let Some(claim) = self.writer.claim(message.len()) else {
+            return Ok(false);
+        };
+        // SAFETY: the claim is for as many bytes as the message has; the ring never overlaps a caller's slice.
+        unsafe { copy_in(message, self.writer.payload(claim)) };
+        self.finish(claim, Kind::Data, message.len())?;
+        Ok(true)
+    }
+
+    /// The only way out: publishes, and wakes the receiver.
+    #[inline(always)]
+    fn finish(&mut self, claim: Claim, kind: Kind, len: usize) -> Result<(), SendError> {
+        self.writer.publish(claim, kind, len);
+        self.waiter.note_success();
+        if self.waiter.notify() { Ok(()) } else { Err(SendError::Disconnected) }
+    }
+
+    fn send_parts(&mut self, parts: &[IoSlice<'_>], len: usize, deadline: Deadline) -> Result<(), SendError> {
+        if self.waiter.is_gone() {
+            return Err(SendError::Disconnected);
+        }
+        self.send_slow(parts, len, deadline)
+    }
+
+    #[inline(never)]
+    fn send_slow(&mut self, parts: &[IoSlice<'_>], len: usize, deadline: Deadline) -> Result<(), SendError> {
+        let mut gather = Gather::new(parts);
+        if len > self.writer.data().max_payload() {
+            return self.stream(gather, len, deadline);
+        }
+        let claim = self.claim(len, deadline)?;
+        // SAFETY: the claim is for `len` bytes, all that the parts have.
+        unsafe { gather.copy_to(self.writer.payload(claim), len) };
+        self.finish(claim, Kind::Data, len)
+    }
+
+    /// Room for one record, waiting for it.
+    fn claim(&mut self, len: usize, deadline: Deadline) -> Result<Claim, SendError> {
+        loop {
+            if let Some(claim) = self.writer.claim(len) {
+                return Ok(claim);
+            }
+            let (writer, half) = (&self.writer, self.writer.data().capacity() / 2);
+            let enough = record_len(len) + SPARE;
+            if !deadline.is_now() {
+                // Every look at the reader's cursor takes its line away, so wait for a good stretch while it moves.
+                let mut last = 0;
+                self.waiter.let_it_run(|| {
+                    let room = writer.room();
+                    let stalled = room == std::mem::replace(&mut last, room);
+                    stalled || room >= half
+                });
+            }
+            let wake = self.waiter.wait(deadline, || writer.room() >= enough);
+            match wake {
+                Wake::Ready => {}
+                Wake::Gone => return Err(SendError::Disconnected),
+                Wake::TimedOut => {
+                    return self.writer.claim(len).ok_or_else(|| no_room(deadline));
+                }
+            }
+        }
+    }
+
+    /// A message too long for one record: sent in parts, received while it is being sent.
+    fn stream(&mut self, mut gather: Gather<'_>, len: usize, deadline: Deadline) -> Result<(), SendError> {
+        let chunk = self.writer.data().stream_chunk();
+        if deadline.is_now() {
+            self.room_for_stream(len, chunk)?;
+        }
+        let total = (len as u64).to_le_bytes();
+        let first = chunk - total.len();
+        let claim = self.claim(chunk, deadline)?;
+        let payload = self.writer.payload(claim);
+        // SAFETY: the claim is for `chunk` bytes: the total, and `first` bytes of the message, which has more.
+        unsafe {
+            copy_in(&total, payload);
+            gather.copy_to(payload.add(total.len()), first);
+        }
+        self.finish(claim, Kind::First, chunk)?;
+        let mut left = len - first;
+        while left > 0 {
+            let part = left.min(chunk);
+            let claim = match self.claim(part, deadline) {
+                Ok(claim) => claim,
+                Err(e) => {
+                    self.writer.abort();
+                    self.waiter.notify();
+                    return Err(e);
+                }
+            };
+            // SAFETY: the claim is for `part` bytes, and the parts have as many left.
+            unsafe { gather.copy_to(self.writer.payload(claim), part) };
+            self.finish(claim, Kind::More, part)?;
+            left -= part;
+        }
+        Ok(())
+    }
+
+    /// Whether a long message, with all its headers, fits in the ring without waiting.
+    fn room_for_stream(&mut self, len: usize, chunk: usize) -> Result<(), SendError> {
+        let capacity = self.capacity();
+        // One header a part, the total, one padding at the end of the ring, and the spare.
+        let overhead = |len: usize| (len / chunk + 2) * HEADER + 8 + chunk + 2 * SPARE;
+        let max = capacity - overhead(capacity);
+        if len > max {
+            return Err(SendError::TooLong { len, max });
+        }
+        if self.writer.room() >= len + overhead(len) {
+            return Ok(());
+        }
+        if self.waiter.ask() { Err(SendError::Disconnected) } else { Err(SendError::Full) }
+    }
+
+    fn reserve_until(&mut self, len: usize, deadline: Deadline) -> Result<WriteGuard<'_>, SendError> {
+        let max = self.max_reserve();
+        if len > max {
+            return Err(SendError::TooLong { len, max });
+        }
+        if self.waiter.is_gone() {
+            return Err(SendError::Disconnected);
+        }
+        let claim = self.claim(len, deadline)?;
+        Ok(WriteGuard { sender: self, claim, len, written: 0 })
+    }
+
+    /// Announces a pipe end in its place among the messages; its descriptors follow over the bell.
+    pub(crate) fn send_announcement(
+        &mut self,
+        frame: &[u8],
+        fds: &[BorrowedFd<'_>],
+        deadline: Deadline,
+    ) -> Result<(), SendError> {
+        if self.waiter.is_gone() {
+            return Err(SendError::Disconnected);
+        }
+        let claim = self.claim(frame.len(), deadline)?;
+        // SAFETY: the claim is for as many bytes as the frame has.
+        unsafe { copy_in(frame, self.writer.payload(claim)) };
+        self.finish(claim, Kind::End, frame.len())?;
+        // From here on the message is out: its descriptors must follow, however long it takes.
+        self.waiter.carry(fds, Deadline::NEVER).map_err(|e| match e.kind() {
+            std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset => SendError::Disconnected,
+            _ => SendError::Io(e),
+        })
+    }
+}
+
+fn total(parts: &[IoSlice<'_>]) -> usize {
+    // Slices that exist cannot add up to more than the address space, unless they overlap.
+    parts.iter().map(|p| p.len()).fold(0, usize::saturating_add)
+}
+
+impl AsFd for Sender {
+    /// A descriptor that is readable when every copy of the receiving end is closed. It may rarely be readable for nothing.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.waiter.bell()
+    }
+}
+
+impl fmt::Debug for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender")
+            .field("capacity", &self.capacity())
+            .field("fill", &self.fill())
+            .field("state", &self.waiter.state())
+            .finish()
+    }
+}
+
+/// Room for one message in the ring, to be written in place.
+///
+/// Nothing is sent before [`commit`](Self::commit); dropping the guard gives the room back.
+///
+/// The memory is shared with the receiver, which may be faulty or hostile, so there is no safe way to a slice of it:
+/// [`write`](Self::write) copies, and [`as_uninit`](Self::as_uninit) is for those who know their peer.
+#[must_use = "nothing is sent unless the guard is committed"]
+pub struct WriteGuard<'a> {
+    sender: &'a mut Sender,
+    claim: Claim,
+    len: usize,
+    written: usize,
+}
+
+impl WriteGuard<'_> {
+    /// Bytes reserved.
+    #[allow(clippy::len_without_is_empty, reason = "a reservation is not a collection")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Bytes written so far by [`write`](Self::write) or vouched for by [`assume_written`](Self::assume_written).
+    pub fn written(&self) -> usize {
+        self.written
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Panics
+    ///
+    /// If more bytes are written than were reserved.
+    pub fn write(&mut self, bytes: &[u8]) {
+        let room = self.len - self.written;
+        assert!(bytes.len() <= room, "{} bytes written where {room} of {} were left", bytes.len(), self.len);
+        // SAFETY: the claim is for `len` bytes, of which `written` are taken.
+        unsafe { copy_in(bytes, self.sender.writer.payload(self.claim).add(self.written)) };
+        self.written += bytes.len();
+    }
+
+    /// The reserved memory itself, for writing in place; say with [`assume_written`](Self::assume_written) how much was.
+    ///
+    /// # Safety
+    ///
+    /// As long as the slice lives, no other process may write to this part of the ring. A peer that follows the protocol
+    /// does not; one that is hostile may, so it takes a peer that the caller vouches for.
+    pub unsafe fn as_uninit(&mut self) -> &mut [std::mem::MaybeUninit<u8>] {
+        let start = self.sender.writer.payload(self.claim).cast().as_ptr();
+        // SAFETY: the claim is for `len` bytes that nobody else writes, by the caller's word.
+        unsafe { std::slice::from_raw_parts_mut(start, self.len) }
+    }
+
+    /// Says that the first `written` bytes have been written, through [`as_uninit`](Self::as_uninit) or otherwise.
+    ///
+    /// Not unsafe: what was not written is whatever an earlier message left there.
+    ///
+    /// # Panics
+    ///
+    /// If that is more than was reserved.
+    pub fn assume_written(&mut self, written: usize) {
+        assert!(written <= self.len, "{written} bytes written where {} were reserved", self.len);
+        self.written = written;
+    }
+
+    /// Sends what was written as one message: shorter than was reserved is fine.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Disconnected`] if the receiver is gone.
+    pub fn commit(self) -> Result<(), SendError> {
+        self.sender.finish(self.claim, Kind::Data, self.written)
+    }
+}
+
+impl fmt::Debug for WriteGuard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteGuard").field("len", &self.len).field("written", &self.written).finish()
+    }
+}

@@ -1,0 +1,278 @@
+//! The only place with system calls.
+//!
+//! Everything here is a thin, typed wrapper: no policy, no shared-memory protocol. Calls that can be
+//! interrupted take absolute deadlines, so that `EINTR` can never lengthen a wait (the callers loop).
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{MemfdFlags, SealFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use rustix::thread::{MembarrierCommand, futex};
+
+use crate::sync::{AtomicU32, Ordering, fence};
+
+const NANOS_PER_SEC: u64 = 1_000_000_000;
+
+/// Nanoseconds on `CLOCK_MONOTONIC`.
+pub(crate) fn now() -> u64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    t.tv_sec as u64 * NANOS_PER_SEC + t.tv_nsec as u64
+}
+
+/// A point on `CLOCK_MONOTONIC`, or none: what every blocking call runs against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Deadline(Option<u64>);
+
+impl Deadline {
+    /// Never passes.
+    pub(crate) const NEVER: Deadline = Deadline(None);
+    /// Has always passed: the call does what it can without waiting.
+    pub(crate) const NOW: Deadline = Deadline(Some(0));
+
+    /// A time-out too long for the clock counts as none.
+    pub(crate) fn after(timeout: Duration) -> Deadline {
+        if timeout.is_zero() {
+            return Deadline::NOW;
+        }
+        let nanos = u64::try_from(timeout.as_nanos()).ok();
+        Deadline(nanos.and_then(|n| now().checked_add(n)))
+    }
+
+    pub(crate) fn instant(at: Instant) -> Deadline {
+        Deadline::after(at.saturating_duration_since(Instant::now()))
+    }
+
+    pub(crate) fn is_now(self) -> bool {
+        self == Deadline::NOW
+    }
+
+    pub(crate) fn passed(self) -> bool {
+        match self.0 {
+            None => false,
+            Some(0) => true,
+            Some(at) => now() >= at,
+        }
+    }
+
+    pub(crate) fn min(self, other: u64) -> Deadline {
+        Deadline(Some(self.0.map_or(other, |at| at.min(other))))
+    }
+}
+
+fn timespec(nanos: u64) -> Timespec {
+    Timespec {
+        tv_sec: (nanos / NANOS_PER_SEC) as _,
+        tv_nsec: (nanos % NANOS_PER_SEC) as _,
+    }
+}
+
+// --- memory -------------------------------------------------------------------------------------
+
+const SEALS: SealFlags = SealFlags::SHRINK
+    .union(SealFlags::GROW)
+    .union(SealFlags::SEAL);
+
+/// An anonymous memory file of `len` zero bytes whose size can never change again.
+pub(crate) fn sealed_memfd(len: u64) -> io::Result<OwnedFd> {
+    let fd = rustix::fs::memfd_create("ringpipe", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    rustix::fs::ftruncate(&fd, len)?;
+    rustix::fs::fcntl_add_seals(&fd, SEALS)?;
+    Ok(fd)
+}
+
+/// The size of a memory file, or `None` where its size could still change (or it is no memory file).
+pub(crate) fn sealed_len(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
+    match rustix::fs::fcntl_get_seals(fd) {
+        Ok(seals) if seals.contains(SEALS) => Ok(Some(rustix::fs::fstat(fd)?.st_size as u64)),
+        Ok(_) | Err(Errno::INVAL) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+// --- barriers -----------------------------------------------------------------------------------
+
+/// Registers this process for [`heavy_barrier`]. Children made by `fork` inherit the registration.
+///
+/// False where the kernel or a sandbox refuses.
+pub(crate) fn register_barrier() -> bool {
+    rustix::thread::membarrier(MembarrierCommand::RegisterGlobalExpedited).is_ok()
+}
+
+/// A full barrier here and in every running thread of every registered process, so that those can
+/// do with a compiler fence. False where it is refused; it is then a full barrier here only.
+pub(crate) fn heavy_barrier() -> bool {
+    fence(Ordering::SeqCst);
+    rustix::thread::membarrier(MembarrierCommand::GlobalExpedited).is_ok()
+}
+
+// --- futex --------------------------------------------------------------------------------------
+
+/// Sleeps while `word` holds `expected`, until woken or `deadline`. True after a wake-up (or
+/// anything else that warrants another look), false when the deadline has passed.
+///
+/// The operation is process-shared: `FUTEX_PRIVATE_FLAG` would make the kernel look for sleepers of
+/// this process only.
+pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Deadline) -> bool {
+    let until = deadline.0.map(timespec);
+    let any = NonZeroU32::MAX;
+    futex::wait_bitset(word, futex::Flags::empty(), expected, until.as_ref(), any)
+        != Err(Errno::TIMEDOUT)
+}
+
+pub(crate) fn futex_wake_all(word: &AtomicU32) {
+    // An unmapped or odd address is impossible here, so there is no error to report.
+    let _ = futex::wake(word, futex::Flags::empty(), i32::MAX as u32);
+}
+
+// --- the bell socket ----------------------------------------------------------------------------
+
+/// A connected pair of close-on-exec Unix stream sockets.
+pub(crate) fn socketpair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC;
+    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
+}
+
+/// What [`poll_readable`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Readiness {
+    /// Bytes can be read.
+    pub(crate) readable: bool,
+    /// Every copy of the other end is closed.
+    pub(crate) hung_up: bool,
+}
+
+/// Waits until the socket has bytes or is hung up. Returns early (with neither set) at the deadline
+/// or when a signal handler ran.
+pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Deadline) -> Readiness {
+    let timeout = deadline.0.map(|at| timespec(at.saturating_sub(now())));
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    match rustix::event::poll(&mut fds, timeout.as_ref()) {
+        Ok(n) if n > 0 => {
+            let got = fds[0].revents();
+            // A socket hung up with unread bells reports ERR (a pending ECONNRESET) beside HUP: both
+            // say that the peer is gone, and neither is anything more.
+            let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+            Readiness {
+                readable: got.contains(PollFlags::IN),
+                hung_up: got.intersects(gone),
+            }
+        }
+        _ => Readiness::default(),
+    }
+}
+
+/// Puts one byte on the bell. A full or failing socket is no error: a full one rings already, and
+/// a dead one is found by [`poll_readable`]. Returns whether a byte is on its way or was not needed.
+pub(crate) fn send_token(fd: BorrowedFd<'_>, token: u8) -> bool {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    loop {
+        match rustix::net::send(fd, &[token], flags) {
+            Err(Errno::INTR) => {}
+            Ok(_) | Err(Errno::AGAIN) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Removes bytes from the front of the bell for as long as `stale` says so of them.
+pub(crate) fn take_tokens(fd: BorrowedFd<'_>, stale: impl Fn(u8) -> bool) {
+    let mut buf = [0_u8; 64];
+    // A peer that floods its bell must not hold us here: what is left makes one needless wake-up.
+    for _ in 0..16 {
+        let peek = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+        let Ok((_, seen)) = rustix::net::recv(fd, &mut buf[..], peek) else {
+            return;
+        };
+        let old = buf[..seen].iter().take_while(|&&t| stale(t)).count();
+        if old == 0 {
+            return;
+        }
+        let _ = rustix::net::recv(fd, &mut buf[..old], RecvFlags::DONTWAIT);
+        if old < seen || seen < buf.len() {
+            return;
+        }
+    }
+}
+
+// --- descriptors over a socket ------------------------------------------------------------------
+
+/// The most descriptors one frame carries: a segment and two bells.
+pub(crate) const MAX_FDS: usize = 3;
+
+/// Sends `bytes` with `fds` attached, waiting for room in the socket until `deadline`.
+pub(crate) fn send_fds(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+    deadline: Deadline,
+) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(fds));
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    loop {
+        match rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags) {
+            Ok(n) if n == bytes.len() => return Ok(()),
+            // A stream socket takes a frame this small whole or not at all.
+            Ok(_) => return Err(io::ErrorKind::WriteZero.into()),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) if !deadline.passed() => wait_writable(socket, deadline),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+fn wait_writable(fd: BorrowedFd<'_>, deadline: Deadline) {
+    let timeout = deadline.0.map(|at| timespec(at.saturating_sub(now())));
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
+    // Whatever it returns, the caller tries again.
+    let _ = rustix::event::poll(&mut fds, timeout.as_ref());
+}
+
+/// Reads up to `buf.len()` bytes and the descriptors that came with the first of them. Waits.
+/// Zero bytes: the other side is closed.
+pub(crate) fn recv_fds(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    loop {
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut iov = [IoSliceMut::new(buf)];
+        match rustix::net::recvmsg(socket, &mut iov, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Ok(got) => {
+                let mut fds = Vec::new();
+                for message in control.drain() {
+                    if let RecvAncillaryMessage::ScmRights(rights) = message {
+                        fds.extend(rights);
+                    }
+                }
+                return Ok((got.bytes, fds));
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Whether `fd` is one end of a connected Unix stream socket.
+pub(crate) fn is_unix_stream(fd: BorrowedFd<'_>) -> bool {
+    use rustix::net::sockopt;
+    sockopt::socket_domain(fd) == Ok(AddressFamily::UNIX)
+        && sockopt::socket_type(fd) == Ok(SocketType::STREAM)
+}
+
+pub(crate) fn is_cloexec(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(rustix::io::fcntl_getfd(fd)?.contains(rustix::io::FdFlags::CLOEXEC))
+}
+
+pub(crate) fn set_cloexec(fd: impl AsFd, on: bool) -> io::Result<()> {
+    let flags = if on { rustix::io::FdFlags::CLOEXEC } else { rustix::io::FdFlags::empty() };
+    Ok(rustix::io::fcntl_setfd(fd, flags)?)
+}

@@ -1,0 +1,634 @@
+//! Waiting, waking, and knowing who is gone.
+//!
+//! Each direction has two *seats*: `not_empty`, on which the receiver waits for a message, and `not_full`, on
+//! which the sender waits for room. To each side one of them is `mine` and the other `theirs`. A seat is one
+//! 32-bit word:
+//!
+//! ```text
+//! 31                       8 7     4   3        2        1       0
+//! +-------------------------+-------+----------+--------+-------+--------+
+//! | generation of the bell  |       | DEPARTED | STRONG | ARMED | ASLEEP |
+//! +-------------------------+-------+----------+--------+-------+--------+
+//! ```
+//!
+//! | bit | meaning | set by | cleared by |
+//! | --- | --- | --- | --- |
+//! | `ASLEEP` | somebody may be in `futex_wait` on this word | who waits | who wakes |
+//! | `ARMED` | the bell holds no byte that stands for what is in the ring: ring it | who waits | who rings |
+//! | `STRONG` | somebody here cannot use `membarrier`: fence by yourself | anybody | nobody |
+//! | `DEPARTED` | a copy of the end that waits here was closed: ask the kernel | who leaves | who asked |
+//!
+//! # Publish-then-look, set-then-look
+//!
+//! One side publishes (a record, or room) and then looks at the other's seat; the other sets a bit and then
+//! looks at the ring. Each must see at least one of the other's stores, which takes a store-load barrier on
+//! both sides (Dekker's pattern). A fence for every message would cap the throughput at about half, so the
+//! barrier is one-sided where the kernel allows it: the waiting side calls `membarrier(GLOBAL_EXPEDITED)`, which
+//! is a full barrier in all running threads of registered processes, and the publishing side needs a compiler
+//! fence only (W1 pairs with N1). A process that cannot register sets `STRONG`, for good, in both seats:
+//! whoever publishes then finds its look nonzero, issues a real fence and looks again (N2).
+//! The kernel inherits the registration across `fork` and forgets it at `exec`; every attach registers anew.
+//!
+//! # The three stages of a wait
+//!
+//! 1. *Spin*, adaptively, if there is a second processor to spin on.
+//! 2. *Sleep* on the futex for one slice ([`SLICE`]). A SIGKILLed peer cannot wake anybody, so this is how
+//!    late its death may be noticed.
+//! 3. *Park* in `ppoll` on the bell, up to [`PARK`] at a time. The kernel hangs up the socket when the last copy of
+//!    the other end is gone, so death is noticed at once.
+//!
+//! # The bell
+//!
+//! A byte in the socket means "look at the ring". Level: with `B` for "a byte is in the socket", `A` for `ARMED`,
+//! at any time when nobody is in the middle of a step,
+//!
+//! - L1: B or A. (If there is no byte, the next publication rings.)
+//! - L2: if the ring is not empty, B.
+//!
+//! Ringing: send a byte that carries the generation, then clear `ARMED` by a compare-exchange that fails if the
+//! generation has moved on; then start over. Arming: move to the next generation with `ARMED` set, barrier, look
+//! at the ring; *only if it is empty* remove the bytes of earlier generations. A byte of the current generation was sent
+//! after the ring was found empty, so it stands for something and stays. L2 holds: whoever publishes after that look
+//! sees `ARMED` in this generation or a later one, and rings. A ringer that was killed between the byte and the
+//! exchange leaves a byte too many, which the next arming removes; one killed before the byte, while a copy of its end
+//! lives on, leaves the ring unannounced until the next message or the end of the current [`PARK`].
+//!
+//! # Life and death
+//!
+//! The kernel knows who lives: an end is closed by closing its socket and in no other way. `DEPARTED` is a hint
+//! that makes the other side ask at once instead of at its next wait; it can be wrong (another copy may live) and it
+//! can be missing (SIGKILL).
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use crate::sync::{AtomicU32, Ordering, compiler_fence, fence, spin_loop};
+use crate::sys::{self, Deadline};
+
+const ASLEEP: u32 = 1;
+const ARMED: u32 = 2;
+const STRONG: u32 = 4;
+const DEPARTED: u32 = 8;
+const ATTENTION: u32 = ASLEEP | ARMED | STRONG | DEPARTED;
+const GENERATION: u32 = 1 << 8;
+
+/// How long a waiter sleeps on the futex, in nanoseconds, before it parks.
+const SLICE: u64 = 2_000_000;
+/// How long a waiter is parked at most before it looks by itself.
+const PARK: u64 = 1_000_000_000;
+/// How often a spinning waiter asks the kernel who is alive.
+const SPIN_CHECK: u64 = 1_000_000;
+/// The bit of a bell byte that says that descriptors came with it.
+const CARRIES: u8 = 0x80;
+/// How often a ringer tries again when the seat changes under it: a bound against hostile peers only.
+const RING_TRIES: usize = 64;
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// What was waited for is there.
+    Ready,
+    /// It is not, and every copy of the other end is closed.
+    Gone,
+    /// It is not, and the deadline has passed.
+    TimedOut,
+}
+
+/// A seat that starts out with an empty bell: the first publication rings.
+pub(crate) fn arm_fresh(seat: &AtomicU32) {
+    seat.store(ARMED, Ordering::Relaxed);
+}
+
+/// One side's means to wait for, wake, and lose the other.
+pub(crate) struct Waiter {
+    seats: Seats,
+    spin: Spin,
+    /// The kernel said that every copy of the other end is closed. It stays so.
+    gone: bool,
+    /// Somebody watches the bell from outside, so it is kept silent while there is nothing to receive.
+    watched: Cell<bool>,
+    // Fields drop in order: the socket is closed before the other side is told to look at it.
+    bell: OwnedFd,
+    _farewell: Farewell,
+}
+
+#[derive(Clone, Copy)]
+struct Seats {
+    mine: NonNull<AtomicU32>,
+    theirs: NonNull<AtomicU32>,
+}
+
+struct Farewell(Seats);
+
+// SAFETY: the seats are atomics in shared memory; nothing is tied to a thread.
+unsafe impl Send for Seats {}
+
+impl Seats {
+    #[inline(always)]
+    fn mine(&self) -> &AtomicU32 {
+        // SAFETY: valid by the contract of `Waiter::new`.
+        unsafe { self.mine.as_ref() }
+    }
+
+    #[inline(always)]
+    fn theirs(&self) -> &AtomicU32 {
+        // SAFETY: valid by the contract of `Waiter::new`.
+        unsafe { self.theirs.as_ref() }
+    }
+
+    /// Wakes who sleeps on `theirs`.
+    fn wake(&self) {
+        let seat = self.theirs();
+        // Cleared before the wake-up: a waiter that sets it in between finds the ring changed, or sleeps
+        // and is woken for nothing. Killed in between, we cost the sleeper the rest of its slice.
+        if seat.fetch_and(!ASLEEP, Ordering::SeqCst) & ASLEEP != 0 {
+            sys::futex_wake_all(seat);
+        }
+    }
+
+    /// W1: after a bit was set in `mine` and before the ring is looked at.
+    fn barrier(&self) {
+        if self.mine().load(Ordering::Relaxed) & STRONG != 0 || !sys::heavy_barrier() {
+            self.be_strong();
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    /// Tells the other side to ask the kernel. The socket has to be closed by now.
+    fn depart(&self) {
+        self.mine().fetch_or(DEPARTED, Ordering::SeqCst);
+        self.wake();
+    }
+
+    fn be_strong(&self) {
+        for seat in [self.mine(), self.theirs()] {
+            if seat.load(Ordering::Relaxed) & STRONG == 0 {
+                seat.fetch_or(STRONG, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        self.0.depart();
+    }
+}
+
+fn token(word: u32) -> u8 {
+    (word / GENERATION) as u8 & !CARRIES
+}
+
+/// Whether a bell byte is of a generation before `current`. Later ones exist where several copies of an end arm at
+/// the same time; a small window of them suffices, and everything else is old.
+fn is_stale(byte: u8, current: u8) -> bool {
+    (byte & !CARRIES).wrapping_sub(current) & !CARRIES >= 16
+}
+
+impl Waiter {
+    /// # Safety
+    ///
+    /// Both seats must be valid until the value has been dropped.
+    pub(crate) unsafe fn new(
+        mine: NonNull<AtomicU32>,
+        theirs: NonNull<AtomicU32>,
+        bell: OwnedFd,
+        spin_micros: u32,
+    ) -> Waiter {
+        let seats = Seats { mine, theirs };
+        if !sys::register_barrier() {
+            seats.be_strong();
+        }
+        Waiter {
+            seats,
+            spin: Spin::new(spin_micros),
+            gone: false,
+            watched: Cell::new(false),
+            bell,
+            _farewell: Farewell(seats),
+        }
+    }
+
+    pub(crate) fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    /// Whether the other side is known to be gone; makes no system call.
+    #[inline(always)]
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    /// A word for `Debug`.
+    pub(crate) fn state(&self) -> &'static str {
+        if self.gone || sys::poll_readable(self.bell(), Deadline::NOW).hung_up {
+            return "peer gone";
+        }
+        match self.seats.theirs().load(Ordering::Relaxed) {
+            word if word & ASLEEP != 0 => "peer asleep",
+            _ => "open",
+        }
+    }
+
+    // --- waking -------------------------------------------------------------------------------
+
+    /// To be called after every publication: wakes the other side if it waits.
+    ///
+    /// False if the other side is gone, as far as is known without asking.
+    #[inline(always)]
+    pub(crate) fn notify(&mut self) -> bool {
+        compiler_fence(Ordering::SeqCst); // N1
+        if self.seats.theirs().load(Ordering::Relaxed) & ATTENTION == 0 {
+            return true;
+        }
+        self.notify_slow()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn notify_slow(&mut self) -> bool {
+        fence(Ordering::SeqCst); // N2
+        let word = self.seats.theirs().load(Ordering::Relaxed);
+        if word & ASLEEP != 0 {
+            self.seats.wake();
+        }
+        if word & ARMED != 0 {
+            self.ring(|bell, token| sys::send_token(bell, token));
+        }
+        if word & DEPARTED != 0 {
+            self.ask_about_departure();
+        }
+        !self.gone
+    }
+
+    /// Sends a byte of the current generation and disarms `theirs`.
+    fn ring(&self, send: impl Fn(BorrowedFd<'_>, u8) -> bool) {
+        let seat = self.seats.theirs();
+        let mut sent = None;
+        for _ in 0..RING_TRIES {
+            let word = seat.load(Ordering::Acquire);
+            if word & ARMED == 0 {
+                return;
+            }
+            let generation = word / GENERATION;
+            if sent != Some(generation) {
+                if !send(self.bell(), token(word)) {
+                    return;
+                }
+                sent = Some(generation);
+            }
+            let (set, seen) = (Ordering::SeqCst, Ordering::Relaxed);
+            if seat.compare_exchange(word, word & !ARMED, set, seen).is_ok() {
+                return;
+            }
+        }
+    }
+
+    // --- life and death -------------------------------------------------------------------------
+
+    /// Asks the kernel whether every copy of the other end is closed.
+    pub(crate) fn ask(&mut self) -> bool {
+        self.gone = self.gone || sys::poll_readable(self.bell(), Deadline::NOW).hung_up;
+        self.gone
+    }
+
+    /// Follows up a `DEPARTED` hint.
+    fn ask_about_departure(&mut self) -> bool {
+        if !self.ask() {
+            // Another copy lives. Cleared first and asked again, so that a departure in between counts.
+            self.seats.theirs().fetch_and(!DEPARTED, Ordering::SeqCst);
+            self.ask();
+        }
+        self.gone
+    }
+
+    /// Closes this copy of the end while the value lives on, with a socket in its place whose other end is closed.
+    pub(crate) fn hang_up(&mut self) {
+        // Out of descriptors, the other side learns of it when the value is dropped.
+        if let Ok((dead, _)) = sys::socketpair() {
+            self.bell = dead;
+            self.seats.depart();
+        }
+        self.gone = true;
+    }
+
+    // --- waiting --------------------------------------------------------------------------------
+
+    /// Tells the spinner that a call succeeded without waiting.
+    #[inline(always)]
+    pub(crate) fn note_success(&mut self) {
+        self.spin.run = self.spin.run.saturating_add(1);
+    }
+
+    /// Gives the other side some time in which it is not disturbed, until `enough`.
+    pub(crate) fn let_it_run(&self, mut enough: impl FnMut() -> bool) {
+        if self.spin.budget == 0 {
+            return;
+        }
+        for _ in 0..PATIENCE {
+            for _ in 0..BREATHER {
+                spin_loop();
+            }
+            if enough() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until `ready`, until the other side is gone, or until `deadline`.
+    ///
+    /// `ready` looks at the ring; it is asked once more after the other side was found gone, so what it
+    /// published before it died counts.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn wait(&mut self, deadline: Deadline, mut ready: impl FnMut() -> bool) -> Wake {
+        if self.gone || deadline.is_now() {
+            return self.look_now(ready);
+        }
+        if let Some(wake) = self.spin_wait(deadline, &mut ready) {
+            return wake;
+        }
+        if let Some(wake) = self.sleep(deadline, &mut ready) {
+            return wake;
+        }
+        self.park(deadline, &mut ready)
+    }
+
+    fn ended(&self, mut ready: impl FnMut() -> bool) -> Wake {
+        match (ready(), self.gone) {
+            (true, _) => Wake::Ready,
+            (false, true) => Wake::Gone,
+            (false, false) => Wake::TimedOut,
+        }
+    }
+
+    /// A wait that may not wait.
+    fn look_now(&mut self, mut ready: impl FnMut() -> bool) -> Wake {
+        self.ask();
+        let wake = self.ended(&mut ready);
+        if wake == Wake::TimedOut {
+            self.settle(&mut ready);
+        }
+        wake
+    }
+
+    fn spin_wait(&mut self, deadline: Deadline, ready: &mut impl FnMut() -> bool) -> Option<Wake> {
+        let mut spin = self.spin.begin()?;
+        let mut next_check = SPIN_CHECK;
+        while spin.goes_on() {
+            if ready() {
+                self.spin.succeeded(&spin);
+                return Some(Wake::Ready);
+            }
+            let departed = self.seats.theirs().load(Ordering::Relaxed) & DEPARTED != 0;
+            if departed && self.ask_about_departure() {
+                return Some(self.ended(ready));
+            }
+            if spin.elapsed > next_check {
+                next_check = spin.elapsed + SPIN_CHECK;
+                if self.ask() || deadline.passed() {
+                    return Some(self.ended(ready));
+                }
+            }
+        }
+        None
+    }
+
+    /// One slice on the futex.
+    fn sleep(&mut self, deadline: Deadline, ready: &mut impl FnMut() -> bool) -> Option<Wake> {
+        let start = sys::now();
+        let end = start + SLICE;
+        loop {
+            let word = self.seats.mine().fetch_or(ASLEEP, Ordering::SeqCst) | ASLEEP;
+            self.seats.barrier(); // W1
+            if !ready() {
+                let departed = self.seats.theirs().load(Ordering::Relaxed) & DEPARTED != 0;
+                if departed && self.ask_about_departure() {
+                    return Some(self.ended(ready));
+                }
+                sys::futex_wait(self.seats.mine(), word, deadline.min(end));
+            }
+            let now = sys::now();
+            if ready() {
+                self.spin.slept(now - start);
+                return Some(Wake::Ready);
+            }
+            if deadline.passed() {
+                self.spin.slept(now - start);
+                self.ask();
+                let wake = self.ended(&mut *ready);
+                if wake == Wake::TimedOut {
+                    self.settle(ready);
+                }
+                return Some(wake);
+            }
+            if now >= end {
+                self.spin.slept(now - start);
+                return None;
+            }
+        }
+    }
+
+    /// In `ppoll` on the bell, for as long as it takes.
+    fn park(&mut self, deadline: Deadline, ready: &mut impl FnMut() -> bool) -> Wake {
+        let mut readable = false;
+        loop {
+            let armed = self.seats.mine().load(Ordering::Relaxed) & ARMED != 0;
+            if (readable || !armed) && self.arm(ready) {
+                return Wake::Ready;
+            }
+            let got = sys::poll_readable(self.bell(), deadline.min(sys::now() + PARK));
+            readable = got.readable;
+            self.gone |= got.hung_up;
+            if got.hung_up || ready() || deadline.passed() {
+                let wake = self.ended(&mut *ready);
+                if wake == Wake::TimedOut {
+                    self.settle(ready);
+                }
+                return wake;
+            }
+        }
+    }
+
+    /// Makes the next publication ring, and silences the bell if the ring is empty. True if it is not.
+    fn arm(&self, ready: &mut impl FnMut() -> bool) -> bool {
+        let seat = self.seats.mine();
+        let next = |word: u32| word.wrapping_add(GENERATION) | ARMED;
+        let mut word = seat.load(Ordering::Relaxed);
+        while let Err(now) =
+            seat.compare_exchange_weak(word, next(word), Ordering::SeqCst, Ordering::Relaxed)
+        {
+            word = now;
+        }
+        self.seats.barrier(); // W1
+        if ready() {
+            return true;
+        }
+        let current = token(next(word));
+        sys::take_tokens(self.bell(), |byte| is_stale(byte, current));
+        false
+    }
+
+    /// For a bell that somebody watches from outside: silent while there is nothing to receive.
+    #[inline(always)]
+    pub(crate) fn settle(&self, ready: impl FnMut() -> bool) {
+        if self.watched.get() {
+            self.settle_slow(ready);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn settle_slow(&self, mut ready: impl FnMut() -> bool) {
+        if ready() {
+            return;
+        }
+        let armed = self.seats.mine().load(Ordering::Relaxed) & ARMED != 0;
+        if !armed || sys::poll_readable(self.bell(), Deadline::NOW).readable {
+            self.arm(&mut ready);
+        }
+    }
+
+    /// The bell, to be watched from outside from now on.
+    pub(crate) fn watch(&self, ready: impl FnMut() -> bool) -> BorrowedFd<'_> {
+        self.watched.set(true);
+        self.settle(ready);
+        self.bell()
+    }
+
+    // --- ends carried over the bell -------------------------------------------------------------
+
+    /// Sends descriptors along with a bell byte. A plain byte follows it, so that taking the first does not
+    /// leave a ring with messages and no bell (L2).
+    pub(crate) fn carry(&self, fds: &[BorrowedFd<'_>], deadline: Deadline) -> io::Result<()> {
+        fence(Ordering::SeqCst); // N2: the record that announces the descriptors is out
+        let token = token(self.seats.theirs().load(Ordering::Relaxed));
+        sys::send_fds(self.bell(), &[token | CARRIES, token], fds, deadline)
+    }
+
+    /// Takes the descriptors that came with the front of the bell, dropping plain bytes before them. `None` if they are not
+    /// there by `deadline`.
+    pub(crate) fn take_carried(&mut self, deadline: Deadline) -> io::Result<Option<Vec<OwnedFd>>> {
+        let mut plain = 0;
+        loop {
+            let got = sys::poll_readable(self.bell(), deadline);
+            if got.readable {
+                let mut byte = [0];
+                let (n, fds) = sys::recv_fds(self.bell(), &mut byte)?;
+                if n == 1 && byte[0] & CARRIES != 0 {
+                    return Ok(Some(fds));
+                }
+                plain += n;
+            }
+            if got.hung_up && !got.readable {
+                self.gone = true;
+                return Ok(None);
+            }
+            // A peer that floods its bell must not keep a call that does not wait busy for ever.
+            if (!got.readable || plain > 64) && deadline.passed() {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+// --- spinning -------------------------------------------------------------------------------------
+
+/// Decides how long to spin, from how earlier waits went.
+///
+/// The budget follows the waits that spinning covers, and shrinks to nothing where it covers none. Waits that were short all the
+/// same earn it another trial at full length; trials in vain (both sides on one processor, say) become rare.
+struct Spin {
+    /// The longest allowed, in nanoseconds.
+    limit: u64,
+    /// The longest for the next wait.
+    budget: u64,
+    /// Calls in a row that did not have to wait.
+    run: u32,
+    /// Short waits still to be slept through until the next trial, and how many there were to be.
+    until_trial: u32,
+    trial_gap: u32,
+}
+
+/// One spin under way.
+struct Spinning {
+    start: u64,
+    elapsed: u64,
+    budget: u64,
+    turns: u32,
+}
+
+/// Spin hints after a run of messages: a reader that polls at the writer's heels takes away the line
+/// that is being written.
+const BREATHER: u32 = 45;
+/// How often a writer gives a moving reader another such time.
+const PATIENCE: u32 = 32;
+/// Looks before the clock is read for the first time.
+const FREE_TURNS: u32 = 64;
+/// Less than this is not worth reading the clock for.
+const MIN_BUDGET: u64 = 2_000;
+const MIN_TRIAL_GAP: u32 = 4;
+const MAX_TRIAL_GAP: u32 = 1024;
+
+impl Spin {
+    fn new(limit_micros: u32) -> Spin {
+        let limit = u64::from(limit_micros) * 1_000;
+        Spin { limit, budget: limit, run: 0, until_trial: MIN_TRIAL_GAP, trial_gap: MIN_TRIAL_GAP }
+    }
+
+    fn begin(&mut self) -> Option<Spinning> {
+        let run = std::mem::take(&mut self.run);
+        if self.budget == 0 {
+            return None;
+        }
+        if run >= 2 {
+            for _ in 0..BREATHER {
+                spin_loop();
+            }
+        }
+        Some(Spinning { start: 0, elapsed: 0, budget: self.budget, turns: 0 })
+    }
+
+    fn succeeded(&mut self, spinning: &Spinning) {
+        self.trial_gap = MIN_TRIAL_GAP;
+        // Twice what it took, but down only step by step.
+        self.budget = (2 * spinning.elapsed).clamp(self.budget - self.budget / 8, self.limit);
+    }
+
+    /// Spinning was in vain, and the wait took `nanos` more.
+    fn slept(&mut self, nanos: u64) {
+        if nanos <= self.limit {
+            self.until_trial -= 1;
+            if self.until_trial == 0 {
+                self.trial_gap = (2 * self.trial_gap).min(MAX_TRIAL_GAP);
+                self.until_trial = self.trial_gap;
+                self.budget = self.limit;
+                return;
+            }
+        }
+        self.budget = if self.budget < 2 * MIN_BUDGET { 0 } else { self.budget / 2 };
+    }
+}
+
+impl Spinning {
+    #[inline(always)]
+    fn goes_on(&mut self) -> bool {
+        self.turns += 1;
+        if self.turns <= FREE_TURNS {
+            spin_loop();
+            return true;
+        }
+        if self.turns % 8 != 0 {
+            spin_loop();
+            return true;
+        }
+        let now = sys::now();
+        if self.start == 0 {
+            self.start = now;
+        }
+        self.elapsed = now - self.start;
+        self.elapsed < self.budget
+    }
+}
