@@ -150,7 +150,9 @@ pub enum AttachError {
     #[error("not a ringpipe: the descriptor is no memory file sealed against resizing")]
     NotSealed,
     /// Made by a build with another layout.
-    #[error("layout version {theirs} cannot be used by this build, which has {ours}: use the same ringpipe on both sides")]
+    #[error(
+        "layout version {theirs} cannot be used by this build, which has {ours}: use the same ringpipe on both sides"
+    )]
     Version {
         /// This build's layout version.
         ours: u32,

@@ -11,7 +11,7 @@ use crate::ring::spsc::{Look, Reader, Record};
 use crate::ring::{Data, HEADER, Kind};
 use crate::segment::Segment;
 use crate::sys::Deadline;
-use crate::wait::{Wake, Waiter};
+use crate::wait::{Waiter, Wake};
 
 /// The receiving end of a pipe.
 ///
@@ -79,8 +79,8 @@ struct Patience {
 }
 
 impl Patience {
-    fn spend(&mut self, record: Record) -> Result<(), RecvError> {
-        self.bytes += HEADER + record.len;
+    fn spend(&mut self, bytes: usize) -> Result<(), RecvError> {
+        self.bytes += bytes;
         if self.bytes > self.capacity {
             self.bytes = 0;
             if self.deadline.passed() {
@@ -373,12 +373,13 @@ impl Receiver {
             match self.reader.look() {
                 Look::Record(record) if record.kind == Kind::Pad => {
                     self.release(record);
-                    patience.spend(record)?;
+                    patience.spend(HEADER + record.len)?;
                 }
                 Look::Record(record) => return Ok(Some(record)),
                 Look::Corrupt => return Err(self.corrupt()),
                 Look::Empty => match self.waiter.wait(patience.deadline, || !self.reader.is_empty()) {
-                    Wake::Ready => {}
+                    // Next to nothing, unless a peer makes the ring look full and empty in turn.
+                    Wake::Ready => patience.spend(self.capacity() / 16)?,
                     Wake::TimedOut => return Err(nothing(patience.deadline)),
                     Wake::Gone => return Ok(None),
                 },
@@ -395,7 +396,7 @@ impl Receiver {
                 // The rest of a long message of which a killed copy of this end took the start.
                 Kind::More | Kind::Abort | Kind::Pad => {
                     self.release(record);
-                    patience.spend(record)?;
+                    patience.spend(HEADER + record.len)?;
                 }
             }
         }
@@ -466,11 +467,7 @@ impl Receiver {
     }
 
     /// Takes the further records of a long message until it is whole. `None` if its sender took it back.
-    fn complete(
-        &mut self,
-        mut assembly: Assembly<'_>,
-        patience: &mut Patience,
-    ) -> Result<Option<Received>, RecvError> {
+    fn complete(&mut self, mut assembly: Assembly<'_>, patience: &mut Patience) -> Result<Option<Received>, RecvError> {
         while assembly.arrived < assembly.total {
             let record = match self.record(patience) {
                 Ok(record) => record,
@@ -488,7 +485,7 @@ impl Receiver {
                     assembly.put(self, record, 0);
                     self.release(record);
                     if assembly.arrived < assembly.total {
-                        if let Err(e) = patience.spend(record) {
+                        if let Err(e) = patience.spend(HEADER + record.len) {
                             self.state = State::Partial(assembly.into_partial());
                             return Err(e);
                         }

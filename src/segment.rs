@@ -19,10 +19,16 @@ pub(crate) struct Segment {
 }
 
 enum Memory {
-    Mapped { map: MmapRaw, fd: OwnedFd },
+    Mapped {
+        map: MmapRaw,
+        fd: OwnedFd,
+    },
     /// For unit tests: rings without a kernel, as miri wants them.
     #[cfg(test)]
-    Heap { base: NonNull<u8>, layout: std::alloc::Layout },
+    Heap {
+        base: NonNull<u8>,
+        layout: std::alloc::Layout,
+    },
 }
 
 // SAFETY: the segment is plain shared memory; every access goes through atomics or through raw
@@ -105,9 +111,7 @@ impl Memory {
 
     fn base(&self) -> NonNull<u8> {
         match self {
-            Memory::Mapped { map, .. } => {
-                NonNull::new(map.as_mut_ptr()).expect("mmap never returns address 0")
-            }
+            Memory::Mapped { map, .. } => NonNull::new(map.as_mut_ptr()).expect("mmap never returns address 0"),
             #[cfg(test)]
             Memory::Heap { base, .. } => *base,
         }

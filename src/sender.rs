@@ -12,7 +12,7 @@ use crate::ring::spsc::{Claim, Writer};
 use crate::ring::{Data, HEADER, Kind, SPARE, record_len};
 use crate::segment::Segment;
 use crate::sys::Deadline;
-use crate::wait::{Wake, Waiter};
+use crate::wait::{Waiter, Wake};
 
 /// The sending end of a pipe.
 ///
@@ -42,8 +42,8 @@ pub struct Sender {
     pub(crate) direction: usize,
 }
 
-/// How a send may wait: decides which error a lack of room becomes.
-pub(crate) fn no_room(deadline: Deadline) -> SendError {
+/// What a send that found no room in time returns.
+fn no_room(deadline: Deadline) -> SendError {
     if deadline.is_now() { SendError::Full } else { SendError::TimedOut }
 }
 
@@ -269,9 +269,13 @@ impl Sender {
 
     /// Room for one record, waiting for it.
     fn claim(&mut self, len: usize, deadline: Deadline) -> Result<Claim, SendError> {
-        loop {
+        for turn in 0_u64.. {
             if let Some(claim) = self.writer.claim(len) {
                 return Ok(claim);
+            }
+            // A peer that plays with the cursors must not hold a call beyond its deadline.
+            if turn > 8 && deadline.passed() {
+                break;
             }
             let (writer, half) = (&self.writer, self.writer.data().capacity() / 2);
             let enough = record_len(len) + SPARE;
@@ -288,11 +292,10 @@ impl Sender {
             match wake {
                 Wake::Ready => {}
                 Wake::Gone => return Err(SendError::Disconnected),
-                Wake::TimedOut => {
-                    return self.writer.claim(len).ok_or_else(|| no_room(deadline));
-                }
+                Wake::TimedOut => break,
             }
         }
+        self.writer.claim(len).ok_or_else(|| no_room(deadline))
     }
 
     /// A message too long for one record: sent in parts, received while it is being sent.

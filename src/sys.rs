@@ -13,8 +13,8 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{MemfdFlags, SealFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType,
 };
 use rustix::thread::{MembarrierCommand, futex};
 
@@ -69,17 +69,12 @@ impl Deadline {
 }
 
 fn timespec(nanos: u64) -> Timespec {
-    Timespec {
-        tv_sec: (nanos / NANOS_PER_SEC) as _,
-        tv_nsec: (nanos % NANOS_PER_SEC) as _,
-    }
+    Timespec { tv_sec: (nanos / NANOS_PER_SEC) as _, tv_nsec: (nanos % NANOS_PER_SEC) as _ }
 }
 
 // --- memory -------------------------------------------------------------------------------------
 
-const SEALS: SealFlags = SealFlags::SHRINK
-    .union(SealFlags::GROW)
-    .union(SealFlags::SEAL);
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
 /// An anonymous memory file of `len` zero bytes whose size can never change again.
 pub(crate) fn sealed_memfd(len: u64) -> io::Result<OwnedFd> {
@@ -124,8 +119,7 @@ pub(crate) fn heavy_barrier() -> bool {
 pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Deadline) -> bool {
     let until = deadline.0.map(timespec);
     let any = NonZeroU32::MAX;
-    futex::wait_bitset(word, futex::Flags::empty(), expected, until.as_ref(), any)
-        != Err(Errno::TIMEDOUT)
+    futex::wait_bitset(word, futex::Flags::empty(), expected, until.as_ref(), any) != Err(Errno::TIMEDOUT)
 }
 
 pub(crate) fn futex_wake_all(word: &AtomicU32) {
@@ -161,10 +155,7 @@ pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Deadline) -> Readiness
             // A socket hung up with unread bells reports ERR (a pending ECONNRESET) beside HUP: both
             // say that the peer is gone, and neither is anything more.
             let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
-            Readiness {
-                readable: got.contains(PollFlags::IN),
-                hung_up: got.intersects(gone),
-            }
+            Readiness { readable: got.contains(PollFlags::IN), hung_up: got.intersects(gone) }
         }
         _ => Readiness::default(),
     }
@@ -264,8 +255,7 @@ pub(crate) fn recv_fds(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<(us
 /// Whether `fd` is one end of a connected Unix stream socket.
 pub(crate) fn is_unix_stream(fd: BorrowedFd<'_>) -> bool {
     use rustix::net::sockopt;
-    sockopt::socket_domain(fd) == Ok(AddressFamily::UNIX)
-        && sockopt::socket_type(fd) == Ok(SocketType::STREAM)
+    sockopt::socket_domain(fd) == Ok(AddressFamily::UNIX) && sockopt::socket_type(fd) == Ok(SocketType::STREAM)
 }
 
 pub(crate) fn is_cloexec(fd: BorrowedFd<'_>) -> io::Result<bool> {

@@ -64,8 +64,7 @@ impl Sender {
     ) -> Result<(), SendError> {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
-        let bytes = postcard::to_extend(value, scratch)
-            .map_err(|e| SendError::Encode(CodecError(e.to_string())))?;
+        let bytes = postcard::to_extend(value, scratch).map_err(|e| SendError::Encode(CodecError(e.to_string())))?;
         let result = send(self, &bytes);
         self.scratch = bytes;
         result

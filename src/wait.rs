@@ -255,7 +255,7 @@ impl Waiter {
             self.seats.wake();
         }
         if word & ARMED != 0 {
-            self.ring(|bell, token| sys::send_token(bell, token));
+            self.ring();
         }
         if word & DEPARTED != 0 {
             self.ask_about_departure();
@@ -264,7 +264,7 @@ impl Waiter {
     }
 
     /// Sends a byte of the current generation and disarms `theirs`.
-    fn ring(&self, send: impl Fn(BorrowedFd<'_>, u8) -> bool) {
+    fn ring(&self) {
         let seat = self.seats.theirs();
         let mut sent = None;
         for _ in 0..RING_TRIES {
@@ -274,7 +274,7 @@ impl Waiter {
             }
             let generation = word / GENERATION;
             if sent != Some(generation) {
-                if !send(self.bell(), token(word)) {
+                if !sys::send_token(self.bell(), token(word)) {
                     return;
                 }
                 sent = Some(generation);
@@ -344,34 +344,32 @@ impl Waiter {
     #[cold]
     #[inline(never)]
     pub(crate) fn wait(&mut self, deadline: Deadline, mut ready: impl FnMut() -> bool) -> Wake {
-        if self.gone || deadline.is_now() {
-            return self.look_now(ready);
+        let wake = self.wait_in_stages(deadline, &mut ready);
+        if wake == Wake::TimedOut {
+            self.settle(ready);
         }
-        if let Some(wake) = self.spin_wait(deadline, &mut ready) {
-            return wake;
-        }
-        if let Some(wake) = self.sleep(deadline, &mut ready) {
-            return wake;
-        }
-        self.park(deadline, &mut ready)
+        wake
     }
 
-    fn ended(&self, mut ready: impl FnMut() -> bool) -> Wake {
+    fn wait_in_stages(&mut self, deadline: Deadline, ready: &mut impl FnMut() -> bool) -> Wake {
+        if deadline.is_now() {
+            self.ask();
+            return self.ended(ready);
+        }
+        if self.gone {
+            return self.ended(ready);
+        }
+        self.spin_wait(deadline, ready)
+            .or_else(|| self.sleep(deadline, ready))
+            .unwrap_or_else(|| self.park(deadline, ready))
+    }
+
+    fn ended(&self, ready: &mut impl FnMut() -> bool) -> Wake {
         match (ready(), self.gone) {
             (true, _) => Wake::Ready,
             (false, true) => Wake::Gone,
             (false, false) => Wake::TimedOut,
         }
-    }
-
-    /// A wait that may not wait.
-    fn look_now(&mut self, mut ready: impl FnMut() -> bool) -> Wake {
-        self.ask();
-        let wake = self.ended(&mut ready);
-        if wake == Wake::TimedOut {
-            self.settle(&mut ready);
-        }
-        wake
     }
 
     fn spin_wait(&mut self, deadline: Deadline, ready: &mut impl FnMut() -> bool) -> Option<Wake> {
@@ -418,11 +416,7 @@ impl Waiter {
             if deadline.passed() {
                 self.spin.slept(now - start);
                 self.ask();
-                let wake = self.ended(&mut *ready);
-                if wake == Wake::TimedOut {
-                    self.settle(ready);
-                }
-                return Some(wake);
+                return Some(self.ended(ready));
             }
             if now >= end {
                 self.spin.slept(now - start);
@@ -443,11 +437,7 @@ impl Waiter {
             readable = got.readable;
             self.gone |= got.hung_up;
             if got.hung_up || ready() || deadline.passed() {
-                let wake = self.ended(&mut *ready);
-                if wake == Wake::TimedOut {
-                    self.settle(ready);
-                }
-                return wake;
+                return self.ended(ready);
             }
         }
     }
@@ -457,9 +447,7 @@ impl Waiter {
         let seat = self.seats.mine();
         let next = |word: u32| word.wrapping_add(GENERATION) | ARMED;
         let mut word = seat.load(Ordering::Relaxed);
-        while let Err(now) =
-            seat.compare_exchange_weak(word, next(word), Ordering::SeqCst, Ordering::Relaxed)
-        {
+        while let Err(now) = seat.compare_exchange_weak(word, next(word), Ordering::SeqCst, Ordering::Relaxed) {
             word = now;
         }
         self.seats.barrier(); // W1
@@ -505,7 +493,13 @@ impl Waiter {
     pub(crate) fn carry(&self, fds: &[BorrowedFd<'_>], deadline: Deadline) -> io::Result<()> {
         fence(Ordering::SeqCst); // N2: the record that announces the descriptors is out
         let token = token(self.seats.theirs().load(Ordering::Relaxed));
-        sys::send_fds(self.bell(), &[token | CARRIES, token], fds, deadline)
+        let sent = sys::send_fds(self.bell(), &[token | CARRIES, token], fds, deadline);
+        if sent.is_err() {
+            // The record is out, and its receiver must not wait for ever: what comes instead carries nothing.
+            sys::send_token(self.bell(), token | CARRIES);
+            sys::send_token(self.bell(), token);
+        }
+        sent
     }
 
     /// Takes the descriptors that came with the front of the bell, dropping plain bytes before them. `None` if they are not

@@ -16,6 +16,8 @@
 //! Nothing here blocks or makes a system call.
 
 pub(crate) mod spsc;
+#[cfg(test)]
+mod tests;
 
 use std::ptr::NonNull;
 
@@ -50,9 +52,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     fn from_raw(raw: u32) -> Option<Kind> {
-        [Kind::Data, Kind::Pad, Kind::First, Kind::More, Kind::Abort, Kind::End]
-            .into_iter()
-            .find(|&k| k as u32 == raw)
+        [Kind::Data, Kind::Pad, Kind::First, Kind::More, Kind::Abort, Kind::End].into_iter().find(|&k| k as u32 == raw)
     }
 }
 
@@ -64,7 +64,7 @@ fn header(kind: Kind, len: usize) -> u64 {
 /// Bytes a record of `len` payload bytes takes.
 #[inline(always)]
 pub(crate) const fn record_len(len: usize) -> usize {
-    HEADER + (len + 7 & !7)
+    HEADER + ((len + 7) & !7)
 }
 
 /// The bytes of a ring: `capacity`, a power of two, of them, aligned to 8.
