@@ -26,6 +26,9 @@ use sealed::Sealed;
 /// Handing an end on takes it away from this process: using it afterwards does not compile. The pipe stays open while
 /// the end is on its way; if it never arrives, because the socket it travels on dies, it is closed.
 ///
+/// Messages that wait in the ring travel with the receiving end. Only the part of a long message that a receive had taken when it ran
+/// out of time does not: hand an end on between messages.
+///
 /// Hand ends only to processes that should have them. Whoever attaches checks what it was given: another layout version, another kind
 /// of end, or memory that could be taken away is refused with an [`AttachError`] that says so.
 pub trait End: Sealed + Sized + Send + 'static {

@@ -1,4 +1,74 @@
-//! placeholder
+//! Pipes between processes on one Linux machine, through shared memory: the semantics of Python's
+//! [`multiprocessing.Pipe`](https://docs.python.org/3/library/multiprocessing.html#multiprocessing.Pipe), without a system call while
+//! data flows, and with a kernel pipe's truth about who is alive.
+//!
+//! ```no_run
+//! use ringpipe::{Connection, End};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // In the parent:
+//! let (mut mine, theirs) = ringpipe::pipe()?;
+//! let mut command = std::process::Command::new("worker");
+//! theirs.inherit(&mut command, "WORKER_PIPE");
+//! let child = command.spawn()?;
+//! drop(command); // it holds a copy of the child's end
+//!
+//! mine.send(&("square", 12))?;
+//! assert_eq!(mine.recv::<u64>()?, 144);
+//!
+//! // In the worker:
+//! let mut conn = Connection::from_env("WORKER_PIPE")?;
+//! while let Ok((what, number)) = conn.recv::<(String, u64)>() {
+//!     assert_eq!(what, "square");
+//!     conn.send(&(number * number))?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What to use
+//!
+//! | you want | use |
+//! | --- | --- |
+//! | requests and answers between two processes | [`pipe`]: two [`Connection`]s |
+//! | a one-way stream | [`simplex`]: a [`Receiver`] and a [`Sender`], in `multiprocessing`'s order |
+//! | another ring size, more or less spinning | [`Builder`] |
+//! | to hand an end to a process that is not a plain fork | [`End`] |
+//! | values instead of bytes | `send` of a [`Sender`], `recv` of a [`Receiver`] (feature `serde`, on by default) |
+//! | no copy | [`Sender::reserve`], [`Receiver::recv_guard`] |
+//! | an event loop | `as_fd` of a receiving end: level-triggered, only to be watched |
+//!
+//! Every operation that can block has four forms: plain (waits), `try_` (does not), `_timeout` and `_deadline`.
+//!
+//! # What is promised
+//!
+//! - A message arrives whole or not at all, in the order sent, never twice.
+//! - End of file comes when every copy of the sending end is closed, and after every message that was sent. A broken pipe comes when
+//!   every copy of the receiving end is closed. However it was closed: dropped, by `exit`, by SIGKILL.
+//! - The peer's death wakes every blocked call: at once when it has been waiting for more than some 2 ms, within these 2 ms otherwise.
+//! - Nothing outlives the processes: there is no name, no file, no segment left behind.
+//! - A faulty or hostile peer can spoil its own pipe and nothing else: no undefined behaviour, no access outside the ring, no SIGBUS, no
+//!   endless loop, no allocation of its choosing.
+//! - Builds that do not fit together refuse each other when they attach, with an error that says why.
+//! - A receiving end's descriptor is readable whenever something can be received or the peer is gone. It may rarely be readable
+//!   for nothing.
+//! - An idle, blocked pipe costs one wake-up a second.
+//!
+//! # What is not
+//!
+//! - Use of one end by two processes at once, without a lock of theirs, garbles messages, which is then reported as
+//!   [`RecvError::Corrupt`] where it shows. Memory stays safe.
+//! - What a killed receiver had taken is gone. So is a long message (more than a quarter of the ring) of which it had taken a part.
+//! - A sender learns of a receiver's SIGKILL when the ring is full, at the latest.
+//! - If a sender is killed between publishing a message and announcing it, while a forked copy of its end lives on in silence, a receiver that
+//!   has been waiting for more than 2 ms finds the message within a second; one that watches the descriptor, with the next message.
+//!
+//! # How it works
+//!
+//! Each direction is a ring of bytes in an anonymous, sealed memory file that both sides map. The header of a record is also its signal, so a
+//! message costs the transfer of its cache lines and little more. A side that has to wait spins for a while (adaptively), sleeps on
+//! a futex in the ring for 2 ms, and then parks on a Unix socket whose other end the peer holds: the kernel closes that when the
+//! last copy is gone, which is how death is known. The modules of the source open with the arguments that make each protocol correct.
 #![cfg(target_os = "linux")]
 
 mod connection;

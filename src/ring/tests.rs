@@ -142,7 +142,7 @@ fn a_full_ring_takes_no_more_and_keeps_its_spare() {
 
 #[test]
 fn the_longest_record_finds_a_place_wherever_the_cursors_stand() {
-    for lead in 0..MIN_CAPACITY / 8 {
+    for lead in (0..MIN_CAPACITY / 8).step_by(if cfg!(miri) { 37 } else { 1 }) {
         let mut pair = pair(8 * lead as u64);
         let longest = pair.writer.data().max_payload();
         // At most one try more than the padding takes.
@@ -207,10 +207,12 @@ fn headers_that_no_writer_writes_are_corrupt() {
 
 #[test]
 fn senseless_cursors_never_lead_outside_the_ring() {
+    let few = if cfg!(miri) { 3 } else { 7 };
     let odd = [1, 7, u64::MAX, u64::MAX / 2, 1 << 63, (1 << 32) + 3, MIN_CAPACITY as u64 - 1];
-    for tail in odd {
-        for head in odd {
-            for limit in odd {
+    let odd = &odd[7 - few..];
+    for &tail in odd {
+        for &head in odd {
+            for &limit in odd {
                 let mut pair = pair(0);
                 let control = pair.control();
                 control.writer.0.tail.store(tail, Ordering::Relaxed);
