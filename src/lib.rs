@@ -45,7 +45,7 @@
 //! - A message arrives whole or not at all, in the order sent, never twice.
 //! - End of file comes when every copy of the sending end is closed, and after every message that was sent. A broken pipe comes when
 //!   every copy of the receiving end is closed. However it was closed: dropped, by `exit`, by SIGKILL.
-//! - The peer's death wakes every blocked call: at once when it has been waiting for more than some 2 ms, within these 2 ms otherwise.
+//! - The peer's death wakes every blocked call: at once when it has been waiting for more than some 5 ms, within these 5 ms otherwise.
 //! - Nothing outlives the processes: there is no name, no file, no segment left behind.
 //! - A faulty or hostile peer can spoil its own pipe and nothing else: no undefined behaviour, no access outside the ring, no SIGBUS, no
 //!   endless loop, no allocation of its choosing.
@@ -61,13 +61,13 @@
 //! - What a killed receiver had taken is gone. So is a long message (more than a quarter of the ring) of which it had taken a part.
 //! - A sender learns of a receiver's SIGKILL when the ring is full, at the latest.
 //! - If a sender is killed between publishing a message and announcing it, while a forked copy of its end lives on in silence, a receiver that
-//!   has been waiting for more than 2 ms finds the message within a second; one that watches the descriptor, with the next message.
+//!   has been waiting for more than 5 ms finds the message within a second; one that watches the descriptor, with the next message.
 //!
 //! # How it works
 //!
 //! Each direction is a ring of bytes in an anonymous, sealed memory file that both sides map. The header of a record is also its signal, so a
 //! message costs the transfer of its cache lines and little more. A side that has to wait spins for a while (adaptively), sleeps on
-//! a futex in the ring for 2 ms, and then parks on a Unix socket whose other end the peer holds: the kernel closes that when the
+//! a futex in the ring for some 5 ms, and then parks on a Unix socket whose other end the peer holds: the kernel closes that when the
 //! last copy is gone, which is how death is known. The modules of the source open with the arguments that make each protocol correct.
 #![cfg(target_os = "linux")]
 

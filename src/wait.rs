@@ -25,8 +25,15 @@
 //! both sides (Dekker's pattern). A fence for every message would cap the throughput at about half, so the
 //! barrier is one-sided where the kernel allows it: the waiting side calls `membarrier(GLOBAL_EXPEDITED)`, which
 //! is a full barrier in all running threads of registered processes, and the publishing side needs a compiler
-//! fence only (W1 pairs with N1). A process that cannot register sets `STRONG`, for good, in both seats:
-//! whoever publishes then finds its look nonzero, issues a real fence and looks again (N2).
+//! fence only (W1 pairs with N1). That is what arming the bell does, where a lost wake-up would cost up to a second.
+//!
+//! Going to sleep on the futex does without (W2): a system call that interrupts the other processor, typically just when
+//! the peer has woken us and is still running, costs as much as the sleep. There the waiter sets its bit by an atomic
+//! read-modify-write, a full barrier on its own side, and keeps looking for about a microsecond: longer than a store
+//! waits in a store buffer. Should a wake-up be lost all the same, the end of the slice ends the sleep.
+//!
+//! A process that cannot register sets `STRONG`, for good, in both seats: whoever publishes then finds its look nonzero,
+//! issues a real fence and looks again (N2).
 //! The kernel inherits the registration across `fork` and forgets it at `exec`; every attach registers anew.
 //!
 //! # The three stages of a wait
@@ -75,7 +82,12 @@ const ATTENTION: u32 = ASLEEP | ARMED | STRONG | DEPARTED;
 const GENERATION: u32 = 1 << 8;
 
 /// How long a waiter sleeps on the futex, in nanoseconds, before it parks.
-const SLICE: u64 = 2_000_000;
+///
+/// Just over the 4 ms between two ticks of a kernel with HZ=250: a timer that is not the next to go off costs nothing to set, and one that
+/// is costs a wake-up some 3 µs.
+const SLICE: u64 = 4_500_000;
+/// How often a waiter looks between setting `ASLEEP` and sleeping: about a microsecond.
+const LINGER: u32 = 16;
 /// How long a waiter is parked at most before it looks by itself.
 const PARK: u64 = 1_000_000_000;
 /// How often a spinning waiter asks the kernel who is alive.
@@ -399,9 +411,8 @@ impl Waiter {
         let start = sys::now();
         let end = start + SLICE;
         loop {
-            let word = self.seats.mine().fetch_or(ASLEEP, Ordering::SeqCst) | ASLEEP;
-            self.seats.barrier(); // W1
-            if !ready() {
+            let word = self.seats.mine().fetch_or(ASLEEP, Ordering::SeqCst) | ASLEEP; // W2
+            if !self.linger(ready) {
                 let departed = self.seats.theirs().load(Ordering::Relaxed) & DEPARTED != 0;
                 if departed && self.ask_about_departure() {
                     return Some(self.ended(ready));
@@ -409,20 +420,29 @@ impl Waiter {
                 sys::futex_wait(self.seats.mine(), word, deadline.min(end));
             }
             let now = sys::now();
-            if ready() {
+            let (there, late) = (ready(), deadline.passed());
+            if there || late || now >= end {
                 self.spin.slept(now - start);
+            }
+            if there {
                 return Some(Wake::Ready);
             }
-            if deadline.passed() {
-                self.spin.slept(now - start);
+            if late {
                 self.ask();
                 return Some(self.ended(ready));
             }
             if now >= end {
-                self.spin.slept(now - start);
                 return None;
             }
         }
+    }
+
+    /// Looks for as long as a store may take to leave its processor (W2).
+    fn linger(&self, ready: &mut impl FnMut() -> bool) -> bool {
+        (0..LINGER).any(|_| {
+            spin_loop();
+            ready()
+        })
     }
 
     /// In `ppoll` on the bell, for as long as it takes.
