@@ -88,7 +88,7 @@ impl Builder {
 
     /// The longest that a blocked call spins before it sleeps; zero for never, at most a second.
     ///
-    /// Spinning adapts: it goes on only as long as it has been paying off lately, and not at all on a single processor. More of it
+    /// Spinning adapts: it goes on only as long as it has been paying off lately, which it never does where both sides share a processor. More of it
     /// means lower latency and more processor time. The setting belongs to the pipe: whoever attaches to an end uses it too.
     pub fn spin(mut self, longest: Duration) -> Builder {
         self.spin = longest;

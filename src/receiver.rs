@@ -92,6 +92,11 @@ impl Patience {
 }
 
 /// A growing message allocates at least so much at a time, and otherwise no more than has arrived.
+/// A reader close behind the writer takes lines away while they are being written, and never finds the ring empty, so never waits.
+/// Every so many messages it makes sure that it is not that close, in bytes.
+const DISTANCE_CHECK: u32 = 256;
+const TOO_CLOSE: usize = 4096;
+
 const GROWTH: usize = 64 << 10;
 
 /// Bytes of the total length that a `First` record starts with.
@@ -338,7 +343,7 @@ impl Receiver {
 
     /// The record of a whole message, if that is what stands at the front: the fast path.
     #[inline(always)]
-    fn at_hand(&self) -> Option<Record> {
+    fn at_hand(&mut self) -> Option<Record> {
         match (&self.state, self.reader.look()) {
             (State::Clean, Look::Record(record)) if record.kind == Kind::Data => Some(record),
             _ => None,
@@ -349,7 +354,9 @@ impl Receiver {
     #[inline(always)]
     fn release(&mut self, record: Record) {
         self.reader.release(record);
-        self.waiter.note_success();
+        if self.waiter.note_success() % DISTANCE_CHECK == 0 && self.reader.fill() < TOO_CLOSE {
+            self.waiter.fall_back();
+        }
         // Whether the sender lives matters only once nothing is left.
         self.waiter.notify();
         self.waiter.settle(|| !self.reader.is_empty());

@@ -328,10 +328,17 @@ impl Waiter {
 
     // --- waiting --------------------------------------------------------------------------------
 
-    /// Tells the spinner that a call succeeded without waiting.
+    /// Tells the spinner that a call succeeded without waiting. Returns how many have done so in a row.
     #[inline(always)]
-    pub(crate) fn note_success(&mut self) {
-        self.spin.run = self.spin.run.saturating_add(1);
+    pub(crate) fn note_success(&mut self) -> u32 {
+        self.spin.run = self.spin.run.wrapping_add(1);
+        self.spin.run
+    }
+
+    /// Leaves the other side alone for a moment.
+    #[cold]
+    pub(crate) fn fall_back(&self) {
+        breathe();
     }
 
     /// Gives the other side some time in which it is not disturbed, until `enough`.
@@ -340,9 +347,7 @@ impl Waiter {
             return;
         }
         for _ in 0..PATIENCE {
-            for _ in 0..BREATHER {
-                spin_loop();
-            }
+            breathe();
             if enough() {
                 return;
             }
@@ -586,6 +591,12 @@ const MIN_BUDGET: u64 = 2_000;
 const MIN_TRIAL_GAP: u32 = 4;
 const MAX_TRIAL_GAP: u32 = 1024;
 
+fn breathe() {
+    for _ in 0..BREATHER {
+        spin_loop();
+    }
+}
+
 impl Spin {
     fn new(limit_micros: u32) -> Spin {
         let limit = u64::from(limit_micros) * 1_000;
@@ -598,9 +609,7 @@ impl Spin {
             return None;
         }
         if run >= 2 {
-            for _ in 0..BREATHER {
-                spin_loop();
-            }
+            breathe();
         }
         Some(Spinning { start: 0, elapsed: 0, budget: self.budget, turns: 0 })
     }

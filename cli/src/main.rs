@@ -1,2 +1,52 @@
-//! cli
-fn main() {}
+//! The `ringpipe` command: measures ringpipe between two processes, against what the kernel has.
+
+mod bench;
+
+use std::os::fd::RawFd;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "ringpipe",
+    version,
+    about = bench::ABOUT,
+    long_about = bench::LONG_ABOUT,
+    args_conflicts_with_subcommands = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    bench: bench::Args,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure; the same as no command at all
+    #[command(long_about = bench::LONG_ABOUT)]
+    Bench(bench::Args),
+    /// The second process of a measurement
+    #[command(name = bench::PEER, hide = true)]
+    Peer { descriptors: Vec<RawFd> },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        None => bench::run(&cli.bench),
+        Some(Command::Bench(args)) => bench::run(&args),
+        Some(Command::Peer { descriptors }) => bench::peer(&descriptors),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // As for any argument that clap refuses itself: exit code 2.
+        Err(bench::Failure::Usage(message)) => Cli::command().error(ErrorKind::ValueValidation, message).exit(),
+        Err(bench::Failure::Run(message)) => {
+            eprintln!("ringpipe: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -196,11 +196,11 @@ fn headers_that_no_writer_writes_are_corrupt() {
         (Kind::Pad as u64 + 100) << 32,                  // a kind of the future
     ];
     for word in wrong {
-        let pair = pair(0);
+        let mut pair = pair(0);
         pair.header_at(0, word);
         assert_eq!(pair.reader.look(), Look::Corrupt, "{word:#x}");
     }
-    let pair = pair(MIN_CAPACITY as u64 - 8);
+    let mut pair = pair(MIN_CAPACITY as u64 - 8);
     pair.header_at(MIN_CAPACITY - 8, (Kind::Data as u64) << 32 | 1);
     assert_eq!(pair.reader.look(), Look::Corrupt, "a payload across the end");
 }
