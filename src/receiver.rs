@@ -204,9 +204,10 @@ impl Receiver {
     ///
     /// # Errors
     ///
-    /// [`RecvIntoError::TooShort`] carries a message that does not fit, whole: it has been consumed, the buffer has not been
-    /// touched, and receiving can go on. [`RecvIntoError::BadOffset`] if `offset > buf.len()`: the message stays. Otherwise as
-    /// [`recv_bytes`](Self::recv_bytes); the part of the buffer behind `offset` may then have been written to.
+    /// [`RecvIntoError::TooShort`] carries a message that does not fit, whole: it has been consumed, nothing of it is in the
+    /// buffer, and receiving can go on. [`RecvIntoError::BadOffset`] if `offset > buf.len()`: the message stays. Otherwise as
+    /// [`recv_bytes`](Self::recv_bytes); the part of the buffer behind `offset` may
+    /// then have been written to, as it may by a long message that its sender took back.
     #[inline]
     pub fn recv_bytes_into(&mut self, buf: &mut [u8], offset: usize) -> Result<usize, RecvIntoError> {
         self.recv_into_until(buf, offset, Deadline::NEVER)

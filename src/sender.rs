@@ -236,16 +236,17 @@ impl Sender {
         };
         // SAFETY: the claim is for as many bytes as the message has; the ring never overlaps a caller's slice.
         unsafe { copy_in(message, self.writer.payload(claim)) };
-        self.finish(claim, Kind::Data, message.len())?;
+        self.finish(claim, Kind::Data, message.len());
         Ok(true)
     }
 
-    /// The only way out: publishes, and wakes the receiver.
+    /// The only way out: publishes, and wakes the receiver. Whether the receiver lives was asked before: from here on the message is
+    /// sent, even if it was the last that the receiver took.
     #[inline(always)]
-    fn finish(&mut self, claim: Claim, kind: Kind, len: usize) -> Result<(), SendError> {
+    fn finish(&mut self, claim: Claim, kind: Kind, len: usize) {
         self.writer.publish(claim, kind, len);
         self.waiter.note_success();
-        if self.waiter.notify() { Ok(()) } else { Err(SendError::Disconnected) }
+        self.waiter.notify();
     }
 
     fn send_parts(&mut self, parts: &[IoSlice<'_>], len: usize, deadline: Deadline) -> Result<(), SendError> {
@@ -264,7 +265,8 @@ impl Sender {
         let claim = self.claim(len, deadline)?;
         // SAFETY: the claim is for `len` bytes, all that the parts have.
         unsafe { gather.copy_to(self.writer.payload(claim), len) };
-        self.finish(claim, Kind::Data, len)
+        self.finish(claim, Kind::Data, len);
+        Ok(())
     }
 
     /// Room for one record, waiting for it.
@@ -279,7 +281,7 @@ impl Sender {
             }
             let (writer, half) = (&self.writer, self.writer.data().capacity() / 2);
             let enough = record_len(len) + SPARE;
-            if !deadline.is_now() {
+            if !deadline.is_immediate() {
                 // Every look at the reader's cursor takes its line away, so wait for a good stretch while it moves.
                 let mut last = 0;
                 self.waiter.let_it_run(|| {
@@ -301,7 +303,7 @@ impl Sender {
     /// A message too long for one record: sent in parts, received while it is being sent.
     fn stream(&mut self, mut gather: Gather<'_>, len: usize, deadline: Deadline) -> Result<(), SendError> {
         let chunk = self.writer.data().stream_chunk();
-        if deadline.is_now() {
+        if deadline.is_immediate() {
             self.room_for_stream(len, chunk)?;
         }
         let total = (len as u64).to_le_bytes();
@@ -313,9 +315,12 @@ impl Sender {
             copy_in(&total, payload);
             gather.copy_to(payload.add(total.len()), first);
         }
-        self.finish(claim, Kind::First, chunk)?;
+        self.finish(claim, Kind::First, chunk);
         let mut left = len - first;
         while left > 0 {
+            if self.waiter.is_gone() {
+                return Err(SendError::Disconnected);
+            }
             let part = left.min(chunk);
             let claim = match self.claim(part, deadline) {
                 Ok(claim) => claim,
@@ -327,7 +332,7 @@ impl Sender {
             };
             // SAFETY: the claim is for `part` bytes, and the parts have as many left.
             unsafe { gather.copy_to(self.writer.payload(claim), part) };
-            self.finish(claim, Kind::More, part)?;
+            self.finish(claim, Kind::More, part);
             left -= part;
         }
         Ok(())
@@ -373,7 +378,7 @@ impl Sender {
         let claim = self.claim(frame.len(), deadline)?;
         // SAFETY: the claim is for as many bytes as the frame has.
         unsafe { copy_in(frame, self.writer.payload(claim)) };
-        self.finish(claim, Kind::End, frame.len())?;
+        self.finish(claim, Kind::End, frame.len());
         // From here on the message is out: its descriptors must follow, however long it takes.
         self.waiter.carry(fds, Deadline::NEVER).map_err(|e| match e.kind() {
             std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset => SendError::Disconnected,
@@ -473,7 +478,11 @@ impl WriteGuard<'_> {
     ///
     /// [`SendError::Disconnected`] if the receiver is gone.
     pub fn commit(self) -> Result<(), SendError> {
-        self.sender.finish(self.claim, Kind::Data, self.written)
+        if self.sender.waiter.is_gone() {
+            return Err(SendError::Disconnected);
+        }
+        self.sender.finish(self.claim, Kind::Data, self.written);
+        Ok(())
     }
 }
 

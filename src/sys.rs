@@ -35,13 +35,15 @@ pub(crate) struct Deadline(Option<u64>);
 impl Deadline {
     /// Never passes.
     pub(crate) const NEVER: Deadline = Deadline(None);
-    /// Has always passed: the call does what it can without waiting.
+    /// Of the `try_` forms, which do what they can without waiting.
     pub(crate) const NOW: Deadline = Deadline(Some(0));
+    /// Has passed, as `NOW`, but for a call that was given a time.
+    const PASSED: Deadline = Deadline(Some(1));
 
     /// A time-out too long for the clock counts as none.
     pub(crate) fn after(timeout: Duration) -> Deadline {
         if timeout.is_zero() {
-            return Deadline::NOW;
+            return Deadline::PASSED;
         }
         let nanos = u64::try_from(timeout.as_nanos()).ok();
         Deadline(nanos.and_then(|n| now().checked_add(n)))
@@ -51,15 +53,20 @@ impl Deadline {
         Deadline::after(at.saturating_duration_since(Instant::now()))
     }
 
+    /// Whether this is the deadline of a `try_` form.
     pub(crate) fn is_now(self) -> bool {
         self == Deadline::NOW
+    }
+
+    /// Whether there is no time to wait at all, which takes no look at the clock to tell.
+    pub(crate) fn is_immediate(self) -> bool {
+        self == Deadline::NOW || self == Deadline::PASSED
     }
 
     pub(crate) fn passed(self) -> bool {
         match self.0 {
             None => false,
-            Some(0) => true,
-            Some(at) => now() >= at,
+            Some(at) => self.is_immediate() || now() >= at,
         }
     }
 

@@ -78,7 +78,7 @@ const ASLEEP: u32 = 1;
 const ARMED: u32 = 2;
 const STRONG: u32 = 4;
 const DEPARTED: u32 = 8;
-const ATTENTION: u32 = ASLEEP | ARMED | STRONG | DEPARTED;
+const ATTENTION: u32 = ASLEEP | ARMED | STRONG;
 const GENERATION: u32 = 1 << 8;
 
 /// How long a waiter sleeps on the futex, in nanoseconds, before it parks.
@@ -227,10 +227,15 @@ impl Waiter {
         self.bell.as_fd()
     }
 
-    /// Whether the other side is known to be gone; makes no system call.
+    /// Whether the other side is gone, as far as it said so. Asks the kernel only if it did.
     #[inline(always)]
-    pub(crate) fn is_gone(&self) -> bool {
-        self.gone
+    pub(crate) fn is_gone(&mut self) -> bool {
+        self.gone || (self.departed() && self.ask_about_departure())
+    }
+
+    #[inline(always)]
+    fn departed(&self) -> bool {
+        self.seats.theirs().load(Ordering::Relaxed) & DEPARTED != 0
     }
 
     /// A word for `Debug`.
@@ -247,20 +252,17 @@ impl Waiter {
     // --- waking -------------------------------------------------------------------------------
 
     /// To be called after every publication: wakes the other side if it waits.
-    ///
-    /// False if the other side is gone, as far as is known without asking.
     #[inline(always)]
-    pub(crate) fn notify(&mut self) -> bool {
+    pub(crate) fn notify(&mut self) {
         compiler_fence(Ordering::SeqCst); // N1
-        if self.seats.theirs().load(Ordering::Relaxed) & ATTENTION == 0 {
-            return true;
+        if self.seats.theirs().load(Ordering::Relaxed) & ATTENTION != 0 {
+            self.notify_slow();
         }
-        self.notify_slow()
     }
 
     #[cold]
     #[inline(never)]
-    fn notify_slow(&mut self) -> bool {
+    fn notify_slow(&mut self) {
         fence(Ordering::SeqCst); // N2
         let word = self.seats.theirs().load(Ordering::Relaxed);
         if word & ASLEEP != 0 {
@@ -269,10 +271,6 @@ impl Waiter {
         if word & ARMED != 0 {
             self.ring();
         }
-        if word & DEPARTED != 0 {
-            self.ask_about_departure();
-        }
-        !self.gone
     }
 
     /// Sends a byte of the current generation and disarms `theirs`.
@@ -307,6 +305,7 @@ impl Waiter {
     }
 
     /// Follows up a `DEPARTED` hint.
+    #[cold]
     fn ask_about_departure(&mut self) -> bool {
         if !self.ask() {
             // Another copy lives. Cleared first and asked again, so that a departure in between counts.
@@ -369,7 +368,7 @@ impl Waiter {
     }
 
     fn wait_in_stages(&mut self, deadline: Deadline, ready: &mut impl FnMut() -> bool) -> Wake {
-        if deadline.is_now() {
+        if deadline.is_immediate() {
             self.ask();
             return self.ended(ready);
         }
@@ -397,8 +396,7 @@ impl Waiter {
                 self.spin.succeeded(&spin);
                 return Some(Wake::Ready);
             }
-            let departed = self.seats.theirs().load(Ordering::Relaxed) & DEPARTED != 0;
-            if departed && self.ask_about_departure() {
+            if self.departed() && self.ask_about_departure() {
                 return Some(self.ended(ready));
             }
             if spin.elapsed > next_check {
@@ -418,8 +416,7 @@ impl Waiter {
         loop {
             let word = self.seats.mine().fetch_or(ASLEEP, Ordering::SeqCst) | ASLEEP; // W2
             if !self.linger(ready) {
-                let departed = self.seats.theirs().load(Ordering::Relaxed) & DEPARTED != 0;
-                if departed && self.ask_about_departure() {
+                if self.departed() && self.ask_about_departure() {
                     return Some(self.ended(ready));
                 }
                 sys::futex_wait(self.seats.mine(), word, deadline.min(end));
