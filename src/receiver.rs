@@ -167,7 +167,7 @@ impl Receiver {
     /// # Errors
     ///
     /// [`RecvError::TooLong`] if the message is longer: this end then no longer receives, and the sender gets a broken
-    /// pipe. Otherwise as [`recv_bytes`](Self::recv_bytes).
+    /// pipe. So it is with a long message that its sender goes on to take back, having run out of time. Otherwise as [`recv_bytes`](Self::recv_bytes).
     pub fn recv_bytes_max(&mut self, maxlength: usize) -> Result<Vec<u8>, RecvError> {
         self.recv_until(maxlength, Deadline::NEVER)
     }
