@@ -34,7 +34,7 @@ pub(crate) const SPARE: usize = 2 * HEADER;
 mod prefetching {
     pub(super) const CACHE_LINE: usize = 64;
     pub(super) const PREFETCH_AHEAD: usize = 1024;
-    pub(super) const PREFETCH_LINES: usize = 16;
+    pub(super) const PREFETCH_UP_TO: usize = 2048;
 }
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 use prefetching::*;
@@ -126,17 +126,20 @@ impl Data {
         unsafe { self.base.add(offset).cast().as_ref() }
     }
 
-    /// Asks for the lines some way beyond `offset` to be brought here for writing: `len` bytes of them, up to a limit. They are with the
-    /// reader, and without this every store to one would wait for it.
+    /// Asks for as many lines as `len` bytes take, some way beyond `offset`, to be brought here for writing. They are with the reader,
+    /// and without this every store to one would wait for it: 1 KiB messages are a quarter faster. Long copies are
+    /// better left to the processor: at 4 KiB it costs a third.
     #[inline(always)]
     fn prefetch(&self, offset: usize, len: usize) {
         #[cfg(all(target_arch = "x86_64", not(miri)))]
-        for line in 0..(len / CACHE_LINE).clamp(1, PREFETCH_LINES) {
-            let at = (offset + PREFETCH_AHEAD + line * CACHE_LINE) & (self.capacity - 1);
-            // SAFETY: the address is in the ring, and a prefetch neither reads nor writes as far as the program can tell.
-            unsafe {
-                let address = self.base.as_ptr().add(at);
-                std::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
+        if len <= PREFETCH_UP_TO {
+            for line in 0..(len / CACHE_LINE).max(1) {
+                let at = (offset + PREFETCH_AHEAD + line * CACHE_LINE) & (self.capacity - 1);
+                // SAFETY: the address is in the ring, and a prefetch neither reads nor writes as far as the program can tell.
+                unsafe {
+                    let address = self.base.as_ptr().add(at);
+                    std::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
+                }
             }
         }
         #[cfg(not(all(target_arch = "x86_64", not(miri))))]
