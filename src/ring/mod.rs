@@ -21,6 +21,7 @@ mod tests;
 
 use std::ptr::NonNull;
 
+use crate::copy::prefetch_write;
 use crate::sync::AtomicU64;
 
 /// Bytes of a record's header.
@@ -30,16 +31,13 @@ pub(crate) const HEADER: usize = 8;
 /// `Abort`, so that a sender that gives up inside a long message can always say so.
 pub(crate) const SPARE: usize = 2 * HEADER;
 
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-mod prefetching {
-    pub(super) const CACHE_LINE: usize = 64;
-    pub(super) const PREFETCH_AHEAD: usize = 1024;
-    pub(super) const PREFETCH_UP_TO: usize = 2048;
-}
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-use prefetching::*;
-
+/// The longest part of a long message.
 const MAX_CHUNK: usize = 32 << 10;
+
+const CACHE_LINE: usize = 64;
+/// How far ahead of a record lines are fetched for writing, and for records of up to which length.
+const PREFETCH_AHEAD: usize = 1024;
+const PREFETCH_UP_TO: usize = 2048;
 
 /// What a record is. The values double as a check that a header is a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,19 +129,13 @@ impl Data {
     /// better left to the processor: at 4 KiB it costs a third.
     #[inline(always)]
     fn prefetch(&self, offset: usize, len: usize) {
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
         if len <= PREFETCH_UP_TO {
             for line in 0..(len / CACHE_LINE).max(1) {
                 let at = (offset + PREFETCH_AHEAD + line * CACHE_LINE) & (self.capacity - 1);
-                // SAFETY: the address is in the ring, and a prefetch neither reads nor writes as far as the program can tell.
-                unsafe {
-                    let address = self.base.as_ptr().add(at);
-                    std::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
-                }
+                // SAFETY: `at` is in the ring.
+                prefetch_write(unsafe { self.base.add(at) });
             }
         }
-        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-        let _ = (offset, len);
     }
 
     /// Where the payload of the record at `offset` starts.
