@@ -11,7 +11,7 @@ use crate::sender::{Sender, WriteGuard};
 
 /// One end of a duplex pipe: sends to, and receives from, the other end.
 ///
-/// A [`Sender`] and a [`Receiver`] in one. It has all their methods; [`split`](Self::split) takes it apart, for two threads or
+/// A [`Sender`] and a [`Receiver`] in one, with the methods of both to send and receive; [`split`](Self::split) takes it apart, for two threads or
 /// two processes, and [`sender_mut`](Self::sender_mut) and [`receiver_mut`](Self::receiver_mut) lend the halves.
 ///
 /// An end belongs to one thread at a time:
@@ -143,10 +143,10 @@ use serde::{Serialize, de::DeserializeOwned};
 #[cfg(feature = "serde")]
 impl Connection {
     forward! { sender Sender:
-        send[T: Serialize](value: &T) -> Result<(), SendError>;
-        try_send[T: Serialize](value: &T) -> Result<(), SendError>;
-        send_timeout[T: Serialize](value: &T, timeout: Duration) -> Result<(), SendError>;
-        send_deadline[T: Serialize](value: &T, deadline: Instant) -> Result<(), SendError>;
+        send[T: Serialize + ?Sized](value: &T) -> Result<(), SendError>;
+        try_send[T: Serialize + ?Sized](value: &T) -> Result<(), SendError>;
+        send_timeout[T: Serialize + ?Sized](value: &T, timeout: Duration) -> Result<(), SendError>;
+        send_deadline[T: Serialize + ?Sized](value: &T, deadline: Instant) -> Result<(), SendError>;
     }
 
     forward! { receiver Receiver:

@@ -60,7 +60,8 @@ pub enum RecvError {
         /// The most bytes allowed by the call.
         max: usize,
     },
-    /// The sender died, or a copy of its end was used without a lock, inside a long message. What had arrived of
+    /// The sender died, or a copy of its end was used without a lock, inside a long message (or a copy of an end died while a pipe end
+    /// was being sent or received). What had arrived of
     /// that message is dropped; receiving can go on.
     #[error("got end of file during message: its sender died before it had sent all of it")]
     Cut,

@@ -19,7 +19,7 @@ use crate::receiver::Receiver;
 use crate::segment::Segment;
 use crate::sender::Sender;
 use crate::sys::{self, Deadline};
-use sealed::Sealed;
+use sealed::{Private, Sealed};
 
 /// What can be handed to another process: a [`Connection`], a [`Sender`] or a [`Receiver`].
 ///
@@ -53,7 +53,7 @@ pub trait End: Sealed + Sized + Send + 'static {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     fn inherit(self, command: &mut Command, name: &str) {
-        let (frame, fds) = (self.frame(), self.fds());
+        let (frame, fds) = (self.frame(Private), self.fds(Private));
         let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
         drop(fds);
         command.env(name, frame.variable(&numbers));
@@ -85,7 +85,7 @@ pub trait End: Sealed + Sized + Send + 'static {
         let (frame, numbers) = Frame::parse_variable(&value)
             .ok_or_else(|| AttachError::BadVariable { name: name.into(), value: value.clone().into_owned() })?;
         frame.expect::<Self>()?;
-        Self::build(frame, adopt(&numbers)?)
+        Self::build(frame, adopt(&numbers)?, Private)
     }
 
     /// Sends this end over a Unix socket, to a process that calls [`recv_from`](Self::recv_from) on the other side.
@@ -96,7 +96,7 @@ pub trait End: Sealed + Sized + Send + 'static {
     ///
     /// The system call's error, with the end given back.
     fn send_to(self, socket: &UnixStream) -> Result<(), HandoverError<Self>> {
-        let result = sys::send_fds(socket.as_fd(), &self.frame().0, &self.fds(), Deadline::NEVER);
+        let result = sys::send_fds(socket.as_fd(), &self.frame(Private).0, &self.fds(Private), Deadline::NEVER);
         result.map_err(|error| HandoverError { error, end: self })
     }
 
@@ -108,9 +108,9 @@ pub trait End: Sealed + Sized + Send + 'static {
     /// attach.
     fn recv_from(socket: &UnixStream) -> Result<Self, AttachError> {
         let mut frame = [0; Frame::LEN];
-        let (mut got, fds) = sys::recv_fds(socket.as_fd(), &mut frame)?;
+        let (mut got, fds) = sys::recv_fds(socket.as_fd(), &mut frame, true)?;
         while got > 0 && got < frame.len() {
-            match sys::recv_fds(socket.as_fd(), &mut frame[got..])? {
+            match sys::recv_fds(socket.as_fd(), &mut frame[got..], true)? {
                 (0, _) => break,
                 (more, _) => got += more,
             }
@@ -118,7 +118,7 @@ pub trait End: Sealed + Sized + Send + 'static {
         if got < frame.len() {
             return Err(AttachError::BadHandover { what: "the socket was closed" });
         }
-        Self::build(Frame(frame), fds)
+        Self::build(Frame(frame), fds, Private)
     }
 }
 
@@ -156,7 +156,10 @@ impl Sender {
     ///
     /// As [`send_bytes`](Self::send_bytes), with the end given back.
     pub fn send_end<E: End>(&mut self, end: E) -> Result<(), HandoverError<E>> {
-        let result = self.send_announcement(&end.frame().0, &end.fds(), Deadline::NEVER);
+        // Tells this end from one that a killed copy of ours may have left on its way.
+        let id = (sys::now() as u32).to_le_bytes();
+        let frame = end.frame(Private).with_id(id);
+        let result = self.send_announcement(&frame.0, id, &end.fds(Private), Deadline::NEVER);
         result.map_err(|error| HandoverError { error: error.into(), end })
     }
 }
@@ -182,9 +185,8 @@ impl Receiver {
     }
 
     fn recv_end_until<E: End>(&mut self, deadline: Deadline) -> Result<E, RecvError> {
-        let mut frame = [0; Frame::LEN];
-        let fds = self.recv_announcement(&mut frame, deadline)?;
-        Ok(E::build(Frame(frame), fds)?)
+        let (frame, fds) = self.recv_announcement(|frame| Frame(*frame).id(), deadline)?;
+        Ok(E::build(Frame(frame), fds, Private)?)
     }
 }
 
@@ -206,9 +208,19 @@ impl Connection {
     pub fn recv_end<E: End>(&mut self) -> Result<E, RecvError> {
         self.receiver_mut().recv_end()
     }
+
+    /// As [`Receiver::recv_end_timeout`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn recv_end_timeout<E: End>(&mut self, timeout: Duration) -> Result<E, RecvError> {
+        self.receiver_mut().recv_end_timeout(timeout)
+    }
 }
 
-/// Which end a few descriptors are: magic, version of this format, kind, direction, number of descriptors, zeros.
+/// Which end a few descriptors are: magic, version of this format, kind, direction, number of descriptors, and 4
+/// bytes that tell ends sent over a pipe apart.
 #[derive(Clone, Copy)]
 pub struct Frame([u8; Frame::LEN]);
 
@@ -222,6 +234,15 @@ impl Frame {
         frame[..8].copy_from_slice(&Frame::MAGIC);
         frame[8..12].copy_from_slice(&[Frame::VERSION, kind, direction as u8, fds as u8]);
         Frame(frame)
+    }
+
+    fn with_id(mut self, id: [u8; 4]) -> Frame {
+        self.0[12..].copy_from_slice(&id);
+        self
+    }
+
+    fn id(self) -> [u8; 4] {
+        [self.0[12], self.0[13], self.0[14], self.0[15]]
     }
 
     fn kind(self) -> u8 {
@@ -284,16 +305,19 @@ impl Frame {
 mod sealed {
     use super::{AttachError, BorrowedFd, Frame, OwnedFd};
 
+    /// Callers outside cannot name this, so they cannot call what takes it.
+    pub struct Private;
+
     pub trait Sealed: Sized {
         const KIND: u8;
         const NAME: &str;
         const FDS: usize;
 
-        fn frame(&self) -> Frame;
+        fn frame(&self, _: Private) -> Frame;
         /// The segment and the bells.
-        fn fds(&self) -> Vec<BorrowedFd<'_>>;
+        fn fds(&self, _: Private) -> Vec<BorrowedFd<'_>>;
         /// The end that these make, once everything has been checked.
-        fn build(frame: Frame, fds: Vec<OwnedFd>) -> Result<Self, AttachError>;
+        fn build(frame: Frame, fds: Vec<OwnedFd>, _: Private) -> Result<Self, AttachError>;
     }
 }
 
@@ -302,15 +326,15 @@ impl Sealed for Sender {
     const NAME: &str = "sender";
     const FDS: usize = 2;
 
-    fn frame(&self) -> Frame {
+    fn frame(&self, _: Private) -> Frame {
         Frame::new(Self::KIND, self.direction, Self::FDS)
     }
 
-    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+    fn fds(&self, _: Private) -> Vec<BorrowedFd<'_>> {
         vec![self.segment.as_fd(), self.waiter.bell()]
     }
 
-    fn build(frame: Frame, fds: Vec<OwnedFd>) -> Result<Sender, AttachError> {
+    fn build(frame: Frame, fds: Vec<OwnedFd>, _: Private) -> Result<Sender, AttachError> {
         let (segment, [bell]) = attach::<Sender, 1>(frame, fds)?;
         Ok(Sender::new(segment, frame.direction(), bell))
     }
@@ -321,15 +345,15 @@ impl Sealed for Receiver {
     const NAME: &str = "receiver";
     const FDS: usize = 2;
 
-    fn frame(&self) -> Frame {
+    fn frame(&self, _: Private) -> Frame {
         Frame::new(Self::KIND, self.direction, Self::FDS)
     }
 
-    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+    fn fds(&self, _: Private) -> Vec<BorrowedFd<'_>> {
         vec![self.segment.as_fd(), self.bell()]
     }
 
-    fn build(frame: Frame, fds: Vec<OwnedFd>) -> Result<Receiver, AttachError> {
+    fn build(frame: Frame, fds: Vec<OwnedFd>, _: Private) -> Result<Receiver, AttachError> {
         let (segment, [bell]) = attach::<Receiver, 1>(frame, fds)?;
         Ok(Receiver::new(segment, frame.direction(), bell))
     }
@@ -341,15 +365,15 @@ impl Sealed for Connection {
     const FDS: usize = 3;
 
     /// The direction is the sending half's.
-    fn frame(&self) -> Frame {
+    fn frame(&self, _: Private) -> Frame {
         Frame::new(Self::KIND, self.sender().direction, Self::FDS)
     }
 
-    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+    fn fds(&self, _: Private) -> Vec<BorrowedFd<'_>> {
         vec![self.sender().segment.as_fd(), self.sender().waiter.bell(), self.receiver().bell()]
     }
 
-    fn build(frame: Frame, fds: Vec<OwnedFd>) -> Result<Connection, AttachError> {
+    fn build(frame: Frame, fds: Vec<OwnedFd>, _: Private) -> Result<Connection, AttachError> {
         let (segment, [to, from]) = attach::<Connection, 2>(frame, fds)?;
         if segment.geometry().directions != 2 {
             return Err(AttachError::Damaged { what: "a connection needs two directions" });

@@ -38,7 +38,7 @@
 //! | no copy | [`Sender::reserve`], [`Receiver::recv_guard`] |
 //! | an event loop | `as_fd` of a receiving end: level-triggered, only to be watched |
 //!
-//! Every operation that can block has four forms: plain (waits), `try_` (does not), `_timeout` and `_deadline`.
+//! Sending and receiving messages has four forms each: plain (waits), `try_` (does not), `_timeout` and `_deadline`.
 //!
 //! # What is promised
 //!
@@ -59,7 +59,10 @@
 //! - Use of one end by two processes at once, without a lock of theirs, garbles messages, which is then reported as
 //!   [`RecvError::Corrupt`] where it shows. Memory stays safe.
 //! - What a killed receiver had taken is gone. So is a long message (more than a quarter of the ring) of which it had taken a part.
-//! - A sender learns of a receiver's SIGKILL when the ring is full, at the latest.
+//! - A [`ReadGuard`] that is leaked (`mem::forget`) consumes nothing: its message comes again.
+//! - What a decoder does with a value's bytes is serde's business: an untrusted peer can make `recv` of a collection of zero-sized
+//!   elements count for very long.
+//! - A sender learns of a receiver's SIGKILL, or that an end died on its way to another process, when the ring is full, at the latest.
 //! - If a sender is killed between publishing a message and announcing it, while a forked copy of its end lives on in silence, a receiver that
 //!   has been waiting for more than 5 ms finds the message within a second; one that watches the descriptor, with the next message.
 //!

@@ -40,6 +40,8 @@ enum State {
     Clean,
     /// Inside a long message, after a call that ran out of time.
     Partial(Partial),
+    /// The cursors make no sense; the next call says so.
+    Corrupt,
     /// After an error that ends receiving.
     Ended,
 }
@@ -91,12 +93,12 @@ impl Patience {
     }
 }
 
-/// A growing message allocates at least so much at a time, and otherwise no more than has arrived.
 /// A reader close behind the writer takes lines away while they are being written, and never finds the ring empty, so never waits.
 /// Every so many messages it makes sure that it is not that close, in bytes.
 const DISTANCE_CHECK: u32 = 256;
 const TOO_CLOSE: usize = 4096;
 
+/// A growing message allocates at least so much at a time, and otherwise no more than has arrived.
 const GROWTH: usize = 64 << 10;
 
 /// Bytes of the total length that a `First` record starts with.
@@ -121,7 +123,7 @@ impl Receiver {
         };
         let (mine, theirs) = crate::pipe::non_null(seats);
         // SAFETY: the seats lie in the control block; `segment` is dropped after the waiter.
-        let waiter = unsafe { Waiter::new(mine, theirs, bell, geometry.spin_micros) };
+        let waiter = unsafe { Waiter::new(mine, theirs, bell, false, geometry.spin_micros) };
         Receiver { reader, waiter, state: State::Clean, segment, direction }
     }
 
@@ -319,12 +321,12 @@ impl Receiver {
 
     /// The messages to come, until end of file; each item waits. Borrows the end: `for message in receiver.iter()`.
     pub fn iter(&mut self) -> Iter<'_> {
-        Iter { receiver: self, deadline: Deadline::NEVER }
+        Iter { receiver: self, deadline: Deadline::NEVER, over: false }
     }
 
     /// The messages that are there already.
     pub fn try_iter(&mut self) -> Iter<'_> {
-        Iter { receiver: self, deadline: Deadline::NOW }
+        Iter { receiver: self, deadline: Deadline::NOW, over: false }
     }
 
     /// Bytes of the ring.
@@ -355,12 +357,21 @@ impl Receiver {
     #[inline(always)]
     fn release(&mut self, record: Record) {
         self.reader.release(record);
-        if self.waiter.note_success() % DISTANCE_CHECK == 0 && self.reader.fill() < TOO_CLOSE {
-            self.waiter.fall_back();
+        if self.waiter.note_success() % DISTANCE_CHECK == 0 {
+            self.check_distance();
         }
         // Whether the sender lives matters only once nothing is left.
         self.waiter.notify();
         self.waiter.settle(|| !self.reader.is_empty());
+    }
+
+    #[cold]
+    fn check_distance(&mut self) {
+        match self.reader.distance() {
+            Some(distance) if distance < TOO_CLOSE => self.waiter.fall_back(),
+            Some(_) => {}
+            None => self.state = State::Corrupt,
+        }
     }
 
     /// Copies the start of a record's payload out.
@@ -427,6 +438,7 @@ impl Receiver {
                     self.state = State::Ended;
                     return Err(RecvError::Ended);
                 }
+                State::Corrupt => return Err(self.corrupt()),
                 State::Partial(partial) => {
                     self.allow(partial.total as u64, maxlength)?;
                     Assembly::resume(partial, buf.as_deref_mut())
@@ -600,6 +612,7 @@ impl Receiver {
         let mut patience = self.patience(deadline);
         match self.state {
             State::Ended => return Err(RecvError::Ended),
+            State::Corrupt => return Err(self.corrupt()),
             State::Clean => {}
             State::Partial(_) => {
                 let record = self.record(&mut patience)?.ok_or(RecvError::Disconnected)?;
@@ -614,13 +627,14 @@ impl Receiver {
     }
 
     /// The frame of the pipe end that comes next, and its descriptors.
-    pub(crate) fn recv_announcement(
+    pub(crate) fn recv_announcement<const LEN: usize>(
         &mut self,
-        frame: &mut [u8],
+        id: impl Fn(&[u8; LEN]) -> [u8; 4],
         deadline: Deadline,
-    ) -> Result<Vec<OwnedFd>, RecvError> {
+    ) -> Result<([u8; LEN], Vec<OwnedFd>), RecvError> {
         match self.state {
             State::Ended => return Err(RecvError::Ended),
+            State::Corrupt => return Err(self.corrupt()),
             State::Partial(_) => return Err(RecvError::IsBytes),
             State::Clean => {}
         }
@@ -629,21 +643,15 @@ impl Receiver {
         if record.kind != Kind::End {
             return Err(RecvError::IsBytes);
         }
-        if record.len != frame.len() {
+        if record.len != LEN {
             return Err(self.corrupt());
         }
-        // The descriptors follow the record; until they are there, the record stays.
-        let Some(fds) = self.waiter.take_carried(deadline).map_err(AttachError::Io)? else {
-            if self.waiter.is_gone() {
-                self.release(record);
-                return Err(RecvError::Cut);
-            }
-            return Err(nothing(deadline));
-        };
+        let mut frame = [0; LEN];
         // SAFETY: the payload is as long as the frame.
-        unsafe { self.copy_out(record, 0, frame.as_mut_ptr(), frame.len()) };
+        unsafe { self.copy_out(record, 0, frame.as_mut_ptr(), LEN) };
+        let fds = self.waiter.take_carried(id(&frame));
         self.release(record);
-        Ok(fds)
+        Ok((frame, fds.map_err(AttachError::Io)?.ok_or(RecvError::Cut)?))
     }
 
     /// The bell, for handing this end on.
@@ -723,7 +731,7 @@ impl AsFd for Receiver {
 impl fmt::Debug for Receiver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
-            State::Ended => "ended",
+            State::Ended | State::Corrupt => "ended",
             State::Partial(_) => "inside a message",
             State::Clean => self.waiter.state(),
         };
@@ -737,18 +745,25 @@ impl fmt::Debug for Receiver {
 
 /// Messages one by one; made by [`Receiver::iter`] and [`Receiver::try_iter`].
 ///
-/// Ends at end of file (or when nothing is there, for `try_iter`), and after an error that ends receiving.
+/// Ends at end of file (or when nothing is there, for `try_iter`), and after an error that ends receiving or a pipe end in the way.
 #[derive(Debug)]
 pub struct Iter<'a> {
     receiver: &'a mut Receiver,
     deadline: Deadline,
+    over: bool,
 }
 
 impl Iterator for Iter<'_> {
     type Item = Result<Vec<u8>, RecvError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self.receiver.recv_until(usize::MAX, self.deadline) {
+        if self.over {
+            return None;
+        }
+        let result = self.receiver.recv_until(usize::MAX, self.deadline);
+        // An end in the way stays there, so there is no going on.
+        self.over = matches!(result, Err(RecvError::IsEnd));
+        match result {
             Err(RecvError::Disconnected | RecvError::Empty | RecvError::Ended) => None,
             result => Some(result),
         }

@@ -61,7 +61,7 @@ impl Sender {
         };
         let (mine, theirs) = crate::pipe::non_null(seats);
         // SAFETY: the seats lie in the control block; `segment` is dropped after the waiter.
-        let waiter = unsafe { Waiter::new(mine, theirs, bell, geometry.spin_micros) };
+        let waiter = unsafe { Waiter::new(mine, theirs, bell, true, geometry.spin_micros) };
         Sender {
             writer,
             waiter,
@@ -126,7 +126,7 @@ impl Sender {
     ///
     /// As [`send_bytes`](Self::send_bytes).
     pub fn send_vectored(&mut self, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
-        self.send_parts(parts, total(parts), Deadline::NEVER)
+        self.send_parts(parts, total(parts)?, Deadline::NEVER)
     }
 
     /// As [`send_vectored`](Self::send_vectored), without waiting.
@@ -135,7 +135,7 @@ impl Sender {
     ///
     /// As [`try_send_bytes`](Self::try_send_bytes).
     pub fn try_send_vectored(&mut self, parts: &[IoSlice<'_>]) -> Result<(), SendError> {
-        self.send_parts(parts, total(parts), Deadline::NOW)
+        self.send_parts(parts, total(parts)?, Deadline::NOW)
     }
 
     /// As [`send_vectored`](Self::send_vectored), waiting for at most `timeout`.
@@ -144,7 +144,7 @@ impl Sender {
     ///
     /// As [`send_bytes_timeout`](Self::send_bytes_timeout).
     pub fn send_vectored_timeout(&mut self, parts: &[IoSlice<'_>], timeout: Duration) -> Result<(), SendError> {
-        self.send_parts(parts, total(parts), Deadline::after(timeout))
+        self.send_parts(parts, total(parts)?, Deadline::after(timeout))
     }
 
     /// As [`send_vectored`](Self::send_vectored), waiting until `deadline`.
@@ -153,7 +153,7 @@ impl Sender {
     ///
     /// As [`send_bytes_timeout`](Self::send_bytes_timeout).
     pub fn send_vectored_deadline(&mut self, parts: &[IoSlice<'_>], deadline: Instant) -> Result<(), SendError> {
-        self.send_parts(parts, total(parts), Deadline::instant(deadline))
+        self.send_parts(parts, total(parts)?, Deadline::instant(deadline))
     }
 
     /// Takes room for a message of `len` bytes in the ring itself, to be written in place. Waits for room.
@@ -304,7 +304,7 @@ impl Sender {
     fn stream(&mut self, mut gather: Gather<'_>, len: usize, deadline: Deadline) -> Result<(), SendError> {
         let chunk = self.writer.data().stream_chunk();
         if deadline.is_immediate() {
-            self.room_for_stream(len, chunk)?;
+            self.room_for_stream(len, chunk, deadline)?;
         }
         let total = (len as u64).to_le_bytes();
         let first = chunk - total.len();
@@ -339,18 +339,18 @@ impl Sender {
     }
 
     /// Whether a long message, with all its headers, fits in the ring without waiting.
-    fn room_for_stream(&mut self, len: usize, chunk: usize) -> Result<(), SendError> {
+    fn room_for_stream(&mut self, len: usize, chunk: usize, deadline: Deadline) -> Result<(), SendError> {
         let capacity = self.capacity();
         // One header a part, the total, one padding at the end of the ring, and the spare.
         let overhead = |len: usize| (len / chunk + 2) * HEADER + 8 + chunk + 2 * SPARE;
         let max = capacity - overhead(capacity);
-        if len > max {
+        if len > max && deadline.is_now() {
             return Err(SendError::TooLong { len, max });
         }
-        if self.writer.room() >= len + overhead(len) {
+        if len <= max && self.writer.room() >= len + overhead(len) {
             return Ok(());
         }
-        if self.waiter.ask() { Err(SendError::Disconnected) } else { Err(SendError::Full) }
+        if self.waiter.ask() { Err(SendError::Disconnected) } else { Err(no_room(deadline)) }
     }
 
     fn reserve_until(&mut self, len: usize, deadline: Deadline) -> Result<WriteGuard<'_>, SendError> {
@@ -365,10 +365,11 @@ impl Sender {
         Ok(WriteGuard { sender: self, claim, len, written: 0 })
     }
 
-    /// Announces a pipe end in its place among the messages; its descriptors follow over the bell.
+    /// Sends a pipe end in its place among the messages: its descriptors over the bell, then a record that says so.
     pub(crate) fn send_announcement(
         &mut self,
         frame: &[u8],
+        id: [u8; 4],
         fds: &[BorrowedFd<'_>],
         deadline: Deadline,
     ) -> Result<(), SendError> {
@@ -378,18 +379,19 @@ impl Sender {
         let claim = self.claim(frame.len(), deadline)?;
         // SAFETY: the claim is for as many bytes as the frame has.
         unsafe { copy_in(frame, self.writer.payload(claim)) };
-        self.finish(claim, Kind::End, frame.len());
-        // From here on the message is out: its descriptors must follow, however long it takes.
-        self.waiter.carry(fds, Deadline::NEVER).map_err(|e| match e.kind() {
+        self.waiter.carry(id, fds, deadline).map_err(|e| match e.kind() {
             std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset => SendError::Disconnected,
             _ => SendError::Io(e),
-        })
+        })?;
+        self.finish(claim, Kind::End, frame.len());
+        Ok(())
     }
 }
 
-fn total(parts: &[IoSlice<'_>]) -> usize {
-    // Slices that exist cannot add up to more than the address space, unless they overlap.
-    parts.iter().map(|p| p.len()).fold(0, usize::saturating_add)
+/// Bytes in all. Parts may overlap, so their sum may be more than there is memory.
+fn total(parts: &[IoSlice<'_>]) -> Result<usize, SendError> {
+    let sum = parts.iter().try_fold(0_usize, |sum, part| sum.checked_add(part.len()));
+    sum.ok_or(SendError::TooLong { len: usize::MAX, max: isize::MAX as usize })
 }
 
 impl AsFd for Sender {

@@ -13,8 +13,8 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{MemfdFlags, SealFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use rustix::thread::{MembarrierCommand, futex};
 
@@ -236,14 +236,17 @@ fn wait_writable(fd: BorrowedFd<'_>, deadline: Deadline) {
     let _ = rustix::event::poll(&mut fds, timeout.as_ref());
 }
 
-/// Reads up to `buf.len()` bytes and the descriptors that came with the first of them. Waits.
+/// Reads up to `buf.len()` bytes and the descriptors that came with the first of them. Waits, or fails with `WouldBlock`.
 /// Zero bytes: the other side is closed.
-pub(crate) fn recv_fds(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+pub(crate) fn recv_fds(socket: BorrowedFd<'_>, buf: &mut [u8], wait: bool) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let flags = RecvFlags::CMSG_CLOEXEC | if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     loop {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut iov = [IoSliceMut::new(buf)];
-        match rustix::net::recvmsg(socket, &mut iov, &mut control, RecvFlags::CMSG_CLOEXEC) {
+        match rustix::net::recvmsg(socket, &mut iov, &mut control, flags) {
+            // The kernel cuts off what this process has no free descriptors for.
+            Ok(got) if got.flags.contains(ReturnFlags::CTRUNC) => return Err(Errno::MFILE.into()),
             Ok(got) => {
                 let mut fds = Vec::new();
                 for message in control.drain() {
@@ -263,6 +266,11 @@ pub(crate) fn recv_fds(socket: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<(us
 pub(crate) fn is_unix_stream(fd: BorrowedFd<'_>) -> bool {
     use rustix::net::sockopt;
     sockopt::socket_domain(fd) == Ok(AddressFamily::UNIX) && sockopt::socket_type(fd) == Ok(SocketType::STREAM)
+}
+
+/// Makes `fd`, whatever it was, another descriptor of `of`, under its old number.
+pub(crate) fn replace(fd: &mut OwnedFd, of: &OwnedFd) -> io::Result<()> {
+    Ok(rustix::io::dup3(of, fd, rustix::io::DupFlags::CLOEXEC)?)
 }
 
 pub(crate) fn is_cloexec(fd: BorrowedFd<'_>) -> io::Result<bool> {

@@ -94,6 +94,8 @@ const PARK: u64 = 1_000_000_000;
 const SPIN_CHECK: u64 = 1_000_000;
 /// The bit of a bell byte that says that descriptors came with it.
 const CARRIES: u8 = 0x80;
+/// How many bytes are read at most in search of descriptors.
+const MAX_PLAIN: usize = 4096;
 /// How often a ringer tries again when the seat changes under it: a bound against hostile peers only.
 const RING_TRIES: usize = 64;
 
@@ -119,6 +121,8 @@ pub(crate) struct Waiter {
     spin: Spin,
     /// The kernel said that every copy of the other end is closed. It stays so.
     gone: bool,
+    /// The bell tells the outside only that the other side is gone, so L1 and L2 are kept only during a wait.
+    hears_death_only: bool,
     /// Somebody watches the bell from outside, so it is kept silent while there is nothing to receive.
     watched: Cell<bool>,
     // Fields drop in order: the socket is closed before the other side is told to look at it.
@@ -207,6 +211,7 @@ impl Waiter {
         mine: NonNull<AtomicU32>,
         theirs: NonNull<AtomicU32>,
         bell: OwnedFd,
+        hears_death_only: bool,
         spin_micros: u32,
     ) -> Waiter {
         let seats = Seats { mine, theirs };
@@ -217,6 +222,7 @@ impl Waiter {
             seats,
             spin: Spin::new(spin_micros),
             gone: false,
+            hears_death_only,
             watched: Cell::new(false),
             bell,
             _farewell: Farewell(seats),
@@ -319,8 +325,9 @@ impl Waiter {
     pub(crate) fn hang_up(&mut self) {
         // Out of descriptors, the other side learns of it when the value is dropped.
         if let Ok((dead, _)) = sys::socketpair() {
-            self.bell = dead;
-            self.seats.depart();
+            if sys::replace(&mut self.bell, &dead).is_ok() {
+                self.seats.depart();
+            }
         }
         self.gone = true;
     }
@@ -375,9 +382,11 @@ impl Waiter {
         if self.gone {
             return self.ended(ready);
         }
-        self.spin_wait(deadline, ready)
-            .or_else(|| self.sleep(deadline, ready))
-            .unwrap_or_else(|| self.park(deadline, ready))
+        self.spin_wait(deadline, ready).or_else(|| self.sleep(deadline, ready)).unwrap_or_else(|| {
+            let wake = self.park(deadline, ready);
+            self.unpark();
+            wake
+        })
     }
 
     fn ended(&self, ready: &mut impl FnMut() -> bool) -> Wake {
@@ -449,18 +458,34 @@ impl Waiter {
 
     /// In `ppoll` on the bell, for as long as it takes.
     fn park(&mut self, deadline: Deadline, ready: &mut impl FnMut() -> bool) -> Wake {
-        let mut readable = false;
+        let mut in_vain = 0;
         loop {
             let armed = self.seats.mine().load(Ordering::Relaxed) & ARMED != 0;
-            if (readable || !armed) && self.arm(ready) {
+            if (in_vain > 0 || !armed) && self.arm(ready) {
                 return Wake::Ready;
             }
+            if in_vain > 2 {
+                // A bell that cannot be silenced must not turn a wait into a busy loop.
+                let word = self.seats.mine().fetch_or(ASLEEP, Ordering::SeqCst) | ASLEEP;
+                if !self.linger(ready) {
+                    sys::futex_wait(self.seats.mine(), word, deadline.min(sys::now() + SLICE));
+                }
+            }
             let got = sys::poll_readable(self.bell(), deadline.min(sys::now() + PARK));
-            readable = got.readable;
             self.gone |= got.hung_up;
             if got.hung_up || ready() || deadline.passed() {
                 return self.ended(ready);
             }
+            in_vain = if got.readable { in_vain + 1 } else { 0 };
+        }
+    }
+
+    /// Leaves the bell silent where nothing but the other side's death is to be heard from it: the sender's. A byte may still be on
+    /// its way.
+    fn unpark(&self) {
+        if self.hears_death_only {
+            self.seats.mine().fetch_and(!ARMED, Ordering::SeqCst);
+            sys::take_tokens(self.bell(), |_| true);
         }
     }
 
@@ -477,7 +502,8 @@ impl Waiter {
             return true;
         }
         let current = token(next(word));
-        sys::take_tokens(self.bell(), |byte| is_stale(byte, current));
+        // Bytes that carry descriptors stay for the record that they were sent for.
+        sys::take_tokens(self.bell(), |byte| byte & CARRIES == 0 && is_stale(byte, current));
         false
     }
 
@@ -510,43 +536,39 @@ impl Waiter {
 
     // --- ends carried over the bell -------------------------------------------------------------
 
-    /// Sends descriptors along with a bell byte. A plain byte follows it, so that taking the first does not
-    /// leave a ring with messages and no bell (L2).
-    pub(crate) fn carry(&self, fds: &[BorrowedFd<'_>], deadline: Deadline) -> io::Result<()> {
-        fence(Ordering::SeqCst); // N2: the record that announces the descriptors is out
+    /// Sends descriptors along with bell bytes, marked with `id`, for a record that is about to be published: whoever finds the
+    /// record finds them here already. A plain byte follows, so that taking the others does not leave a ring with
+    /// messages and no bell (L2).
+    pub(crate) fn carry(&self, id: [u8; 4], fds: &[BorrowedFd<'_>], deadline: Deadline) -> io::Result<()> {
         let token = token(self.seats.theirs().load(Ordering::Relaxed));
-        let sent = sys::send_fds(self.bell(), &[token | CARRIES, token], fds, deadline);
-        if sent.is_err() {
-            // The record is out, and its receiver must not wait for ever: what comes instead carries nothing.
-            sys::send_token(self.bell(), token | CARRIES);
-            sys::send_token(self.bell(), token);
-        }
-        sent
+        let bytes = [token | CARRIES, id[0], id[1], id[2], id[3], token];
+        sys::send_fds(self.bell(), &bytes, fds, deadline)
     }
 
-    /// Takes the descriptors that came with the front of the bell, dropping plain bytes before them. `None` if they are not
-    /// there by `deadline`.
-    pub(crate) fn take_carried(&mut self, deadline: Deadline) -> io::Result<Option<Vec<OwnedFd>>> {
-        let mut plain = 0;
-        loop {
-            let got = sys::poll_readable(self.bell(), deadline);
-            if got.readable {
-                let mut byte = [0];
-                match sys::recv_fds(self.bell(), &mut byte) {
-                    Ok((1, fds)) if byte[0] & CARRIES != 0 => return Ok(Some(fds)),
-                    Ok((1, _)) => plain += 1,
-                    Ok(_) => self.gone = true,
-                    // Said once, if the peer left bells of ours unread; what it had sent comes after.
-                    Err(e) if e.kind() == io::ErrorKind::ConnectionReset => plain += 1,
-                    Err(e) => return Err(e),
+    /// Takes the descriptors marked with `id`, dropping what is before them in the socket: plain bytes, and what was carried for
+    /// records that were never published. `None` if they are not there, which they are unless a copy of an end was
+    /// killed just before, or a peer does not keep to the protocol.
+    pub(crate) fn take_carried(&self, id: [u8; 4]) -> io::Result<Option<Vec<OwnedFd>>> {
+        // A peer that floods its bell must not keep us busy for ever.
+        for _ in 0..MAX_PLAIN {
+            let mut byte = [0];
+            match sys::recv_fds(self.bell(), &mut byte, false) {
+                Ok((0, _)) => return Ok(None),
+                Ok((_, fds)) if byte[0] & CARRIES != 0 => {
+                    let mut mark = [0; 4];
+                    let (n, _) = sys::recv_fds(self.bell(), &mut mark, false)?;
+                    if n == mark.len() && mark == id {
+                        return Ok(Some(fds));
+                    }
                 }
-            }
-            self.gone |= got.hung_up && !got.readable;
-            // A peer that floods its bell must not keep a call that does not wait busy for ever.
-            if self.gone || ((!got.readable || plain > 64) && deadline.passed()) {
-                return Ok(None);
+                Ok(_) => {}
+                // Said once, if the peer left bells of ours unread; what it had sent comes after.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(e) => return Err(e),
             }
         }
+        Ok(None)
     }
 }
 

@@ -731,3 +731,25 @@ fn ends_sent_before_a_death_are_received_before_the_end_of_file() {
     assert!(is_eof(&mine.recv_bytes()));
     assert!(is_eof(&mine.recv_end::<Receiver>().map(drop)));
 }
+
+#[test]
+fn an_end_sent_to_a_waiting_receiver_arrives_though_its_sender_exits_at_once() {
+    let _alone = alone();
+    let _watchdog = watchdog(60);
+    // Both on one processor, so that the sender is gone before the receiver runs again.
+    support::pin(0);
+    for _ in 0..20 {
+        let (receiver, sender) = ringpipe::simplex().unwrap();
+        let (child, mut receiver) = fork_split(receiver, sender, |mut sender| {
+            // Long enough for the receiver to be parked.
+            std::thread::sleep(Duration::from_millis(15));
+            let (theirs, mut ours) = ringpipe::simplex().unwrap();
+            ours.send_bytes(b"from the other end").unwrap();
+            sender.send_end(theirs).unwrap();
+            0
+        });
+        let mut end: Receiver = receiver.recv_end().unwrap();
+        assert_eq!(end.recv_bytes().unwrap(), b"from the other end");
+        assert_eq!(child.wait().code(), Some(0));
+    }
+}

@@ -25,7 +25,7 @@
 //!   visible before the record is.
 //! - C2 (release, `head`) pairs with P2 (acquire, `head`): the reader's copying is over before the writer
 //!   reuses the bytes.
-//! - P3 (release, `begun` by P1, then `tail`): a writer can be killed between any two stores, and a copy of
+//! - P3 (release, `begun`, then `tail`): a writer can be killed between any two stores, and a copy of
 //!   the end in another process goes on from what it finds. `begun` is stored before the header and `tail`
 //!   after it, so `begun != tail` means "killed in between", and the header says on which side.
 //!
@@ -203,7 +203,7 @@ impl Writer {
     pub(crate) fn publish(&mut self, claim: Claim, kind: Kind, len: usize) {
         let next = claim.tail.wrapping_add(record_len(len) as u64);
         let words = self.words();
-        words.begun.store(next, Ordering::Relaxed);
+        words.begun.store(next, Ordering::Release); // P3
         self.data.header_at(self.data.offset(next)).store(0, Ordering::Relaxed);
         self.data.header_at(claim.offset).store(header(kind, len), Ordering::Release); // P1
         words.tail.store(next, Ordering::Release); // P3
@@ -270,16 +270,33 @@ impl Reader {
     #[inline(never)]
     fn look_closer(&mut self, word: u64, offset: usize, head: u64) -> Look {
         let len = word as u32 as usize;
-        let fits = len <= self.data.capacity - HEADER - offset;
+        let rest = self.data.capacity - HEADER - offset;
         match Kind::from_raw((word >> 32) as u32) {
-            Some(kind) if fits => {
-                if kind == Kind::Data {
-                    (self.last_word, self.last_len) = (word, len);
-                }
-                Look::Record(Record { kind, len, offset, head })
+            Some(Kind::Data) if len <= rest => {
+                (self.last_word, self.last_len) = (word, len);
+                Look::Record(Record { kind: Kind::Data, len, offset, head })
             }
+            // Padding ends with the ring, and is never all of it.
+            Some(Kind::Pad) if len != rest || offset == 0 => Look::Corrupt,
+            Some(kind) if len <= rest && self.distance().is_some() => Look::Record(Record { kind, len, offset, head }),
             _ => Look::Corrupt,
         }
+    }
+
+    /// Bytes between the cursors, or `None` if they cannot be so: what the ring holds then was not put there message by message, and
+    /// reading on would go round in it for ever, long after its writer has died.
+    pub(crate) fn distance(&self) -> Option<usize> {
+        let capacity = self.data.capacity as u64;
+        let head = self.words().head.load(Ordering::Relaxed);
+        // SAFETY: valid by the contract of `new`; all atomics.
+        let tail = unsafe { &self.control.as_ref().writer.0.tail }.load(Ordering::Relaxed);
+        // `tail` follows the header, so the reader may be a record ahead of it, for good if the writer was killed there.
+        let ahead = head.wrapping_sub(tail);
+        if ahead <= record_len(self.data.max_payload()) as u64 {
+            return Some(0);
+        }
+        let behind = tail.wrapping_sub(head);
+        (behind <= capacity).then_some(behind as usize)
     }
 
     /// The first of `record.len` payload bytes, all within the ring.
@@ -297,9 +314,6 @@ impl Reader {
 
     /// Bytes in the ring, headers included; a snapshot.
     pub(crate) fn fill(&self) -> usize {
-        let head = self.words().head.load(Ordering::Relaxed);
-        // SAFETY: valid by the contract of `new`; all atomics.
-        let tail = unsafe { &self.control.as_ref().writer.0.tail }.load(Ordering::Relaxed);
-        tail.wrapping_sub(head).min(self.data.capacity as u64) as usize
+        self.distance().unwrap_or(self.data.capacity)
     }
 }

@@ -1,0 +1,403 @@
+//! Attaching to whatever a hostile process may send over a Unix socket: any frame, any descriptors, memory files with any length, seals
+//! and contents. Also the same descriptors named by an environment variable of any content.
+//!
+//! The answer is an error or an end that can be used: no panic, no crash, no call that goes on for ever. Run with
+//! `-timeout=10 -malloc_limit_mb=64`.
+#![no_main]
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::mem::MaybeUninit;
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::time::Duration;
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use ringpipe::{AttachError, Connection, End, Receiver, RecvIntoError, Sender};
+
+const MAX_FDS: usize = 6;
+const VARIABLE: &str = "FUZZED_PIPE";
+/// The header and the control blocks take a page.
+const RINGS_AT: u64 = 4096;
+
+#[derive(Arbitrary, Debug)]
+struct Input {
+    wanted: Kind,
+    frame: Frame,
+    fds: Vec<Fd>,
+    segment: Segment,
+    /// What follows the frame on the socket, or the whole of the variable.
+    more: Vec<u8>,
+    /// Bytes and descriptors do not come in one piece.
+    split: Option<u8>,
+    by: Transport,
+    uses: Vec<Use>,
+}
+
+#[derive(Arbitrary, Debug, Clone, Copy)]
+enum Transport {
+    Socket,
+    /// A variable as `inherit` would make it of the frame.
+    Variable,
+    /// A variable that holds `more`.
+    AnyVariable,
+}
+
+#[derive(Arbitrary, Debug, Clone, Copy)]
+enum Kind {
+    Sender,
+    Receiver,
+    Connection,
+}
+
+#[derive(Arbitrary, Debug)]
+enum Frame {
+    /// Right but for the fields given.
+    Almost {
+        magic: bool,
+        version: Option<u8>,
+        kind: Option<u8>,
+        direction: u8,
+        fds: Option<u8>,
+        rest: u8,
+    },
+    Any(Vec<u8>),
+}
+
+#[derive(Arbitrary, Debug, Clone, Copy)]
+enum Fd {
+    Segment,
+    ReadOnlySegment,
+    Bell {
+        peer: Peer,
+    },
+    /// A Unix stream socket that is not connected.
+    Listening,
+    Datagram,
+    Tcp,
+    Udp,
+    Null,
+    Pipe,
+}
+
+/// The other end of a bell.
+#[derive(Arbitrary, Debug, Clone, Copy)]
+enum Peer {
+    Closed,
+    Open,
+    /// Has sent a few bytes.
+    Ringing(u8),
+    Nonblocking,
+}
+
+#[derive(Arbitrary, Debug)]
+struct Segment {
+    magic: bool,
+    version: Option<u32>,
+    mode: Option<u32>,
+    capacity: Capacity,
+    directions: u8,
+    spin: u32,
+    /// What its header says, or something else.
+    len: Option<Len>,
+    seals: Option<u8>,
+    writes: Vec<(u16, Vec<u8>)>,
+}
+
+#[derive(Arbitrary, Debug, Clone, Copy)]
+enum Capacity {
+    Power(u8),
+    Any(u64),
+}
+
+#[derive(Arbitrary, Debug, Clone, Copy)]
+enum Len {
+    Short(u16),
+    Any(u64),
+    Off(i8),
+}
+
+#[derive(Arbitrary, Debug)]
+enum Use {
+    Send { len: u16 },
+    Reserve { len: u16 },
+    Recv,
+    RecvInto { room: u16 },
+    RecvEnd,
+    Poll,
+    HandOver,
+}
+
+fuzz_target!(|input: Input| {
+    let Some(segment) = input.segment.make() else {
+        return;
+    };
+    // Kept until the end: the other sides of sockets.
+    let mut peers: Vec<OwnedFd> = Vec::new();
+    let fds: Vec<OwnedFd> = input.fds.iter().take(MAX_FDS).map(|fd| fd.make(&segment, &mut peers)).collect();
+    match input.wanted {
+        Kind::Sender => {
+            if let Ok(mut end) = attach::<Sender>(&input, fds) {
+                input.uses.iter().for_each(|u| use_sender(&mut end, u));
+            }
+        }
+        Kind::Receiver => {
+            if let Ok(mut end) = attach::<Receiver>(&input, fds) {
+                input.uses.iter().for_each(|u| use_receiver(&mut end, u));
+            }
+        }
+        Kind::Connection => {
+            let mut end = attach::<Connection>(&input, fds).ok();
+            for u in &input.uses {
+                let Some(mut conn) = end.take() else {
+                    return;
+                };
+                if let Use::HandOver = u {
+                    let (here, there) = UnixStream::pair().expect("a socket");
+                    conn.send_to(&here).expect("an empty socket");
+                    end = Connection::recv_from(&there).ok();
+                    continue;
+                }
+                use_sender(conn.sender_mut(), u);
+                use_receiver(conn.receiver_mut(), u);
+                end = Some(conn);
+            }
+        }
+    }
+});
+
+fn attach<E: End>(input: &Input, fds: Vec<OwnedFd>) -> Result<E, AttachError> {
+    let frame = input.frame.bytes(input.wanted);
+    match input.by {
+        Transport::Socket => {
+            let (here, there) = UnixStream::pair().expect("a socket");
+            let at = input.split.map_or(frame.len(), |at| usize::from(at).min(frame.len()));
+            let (first, rest) = frame.split_at(at);
+            send(&here, first, &fds);
+            (&here).write_all(rest).expect("an empty socket");
+            (&here).write_all(&input.more).expect("a nearly empty socket");
+            drop((here, fds));
+            E::recv_from(&there)
+        }
+        Transport::Variable | Transport::AnyVariable => {
+            let numbers: Vec<String> = fds.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
+            let field = |at: usize| frame.get(at).copied().unwrap_or(0);
+            let value = match input.by {
+                Transport::Variable => {
+                    format!("{}:{}:{}:{}", field(8), field(9), field(10), numbers.join(","))
+                }
+                _ => String::from_utf8_lossy(&input.more).replace('\0', " "),
+            };
+            // As in a child: inherited, and nobody's yet.
+            let numbers: Vec<RawFd> = fds.into_iter().map(leave_open_for_children).collect();
+            // SAFETY: no other thread of the fuzzer reads or writes the environment.
+            unsafe { std::env::set_var(VARIABLE, value) };
+            let end = E::from_env(VARIABLE);
+            for &fd in &numbers {
+                // What was not adopted is still marked as inherited, and ours to close.
+                // SAFETY: no pointers; on a closed descriptor the call fails.
+                let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+                if flags == 0 {
+                    // SAFETY: open, and owned by nobody else.
+                    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+                }
+            }
+            end
+        }
+    }
+}
+
+/// Takes the descriptor out of Rust's hands, with close-on-exec off.
+fn leave_open_for_children(fd: OwnedFd) -> RawFd {
+    use std::os::fd::IntoRawFd;
+    let fd = fd.into_raw_fd();
+    // SAFETY: an open descriptor, and no pointers.
+    unsafe { libc::fcntl(fd, libc::F_SETFD, 0) };
+    fd
+}
+
+// --- using what came ---------------------------------------------------------------------------------
+
+fn use_sender(end: &mut Sender, u: &Use) {
+    match *u {
+        Use::Send { len } => drop(end.try_send_bytes(&vec![1; len.into()])),
+        Use::Reserve { len } => {
+            if let Ok(mut slot) = end.try_reserve(len.into()) {
+                slot.write(&vec![2; len.into()]);
+                drop(slot.commit());
+            }
+        }
+        _ => assert!(end.fill() <= end.capacity() && !format!("{end:?}").is_empty()),
+    }
+}
+
+fn use_receiver(end: &mut Receiver, u: &Use) {
+    match *u {
+        Use::Recv => drop(end.try_recv_bytes()),
+        Use::RecvInto { room } => {
+            let mut buf = vec![0; room.into()];
+            match end.try_recv_bytes_into(&mut buf, 0) {
+                Ok(len) => assert!(len <= room.into()),
+                Err(RecvIntoError::TooShort(e)) => assert!(e.message.len() > room.into()),
+                Err(_) => {}
+            }
+        }
+        Use::RecvEnd => drop(end.recv_end_timeout::<Connection>(Duration::ZERO)),
+        Use::Poll => drop(end.poll(Some(Duration::ZERO))),
+        _ => assert!(end.fill() <= end.capacity() && !format!("{end:?}").is_empty()),
+    }
+}
+
+// --- making what is sent -----------------------------------------------------------------------------
+
+impl Frame {
+    fn bytes(&self, wanted: Kind) -> Vec<u8> {
+        match self {
+            Frame::Any(bytes) => bytes.clone(),
+            &Frame::Almost { magic, version, kind, direction, fds, rest } => {
+                let (number, count) = match wanted {
+                    Kind::Sender => (1, 2),
+                    Kind::Receiver => (2, 2),
+                    Kind::Connection => (3, 3),
+                };
+                let mut bytes = if magic { b"RINGPIPE".to_vec() } else { b"ringpipe".to_vec() };
+                bytes.extend([version.unwrap_or(1), kind.unwrap_or(number), direction, fds.unwrap_or(count)]);
+                bytes.extend([rest; 4]);
+                bytes
+            }
+        }
+    }
+}
+
+impl Segment {
+    /// `None` where the kernel refuses such a file.
+    fn make(&self) -> Option<File> {
+        let capacity = match self.capacity {
+            Capacity::Power(shift) => 1 << (12 + shift % 20),
+            Capacity::Any(bytes) => bytes,
+        };
+        let said = capacity.wrapping_mul(self.directions.into()).wrapping_add(RINGS_AT);
+        let len = match self.len {
+            None => said,
+            Some(Len::Short(len)) => len.into(),
+            Some(Len::Any(len)) => len,
+            Some(Len::Off(by)) => said.wrapping_add(by as i64 as u64),
+        };
+        // SAFETY: the name is a C string; a descriptor just made is owned by nobody.
+        let file = unsafe {
+            let fd = libc::memfd_create(c"fuzzed".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
+            assert!(fd >= 0, "{}", io::Error::last_os_error());
+            File::from_raw_fd(fd)
+        };
+        file.set_len(len).ok()?;
+        let mut header = Vec::new();
+        header.extend(if self.magic { *b"RINGPIPE" } else { *b"ringpipe" });
+        header.extend(self.version.unwrap_or(1).to_le_bytes());
+        header.extend(self.mode.unwrap_or(1).to_le_bytes());
+        header.extend(capacity.to_le_bytes());
+        header.extend(u32::from(self.directions).to_le_bytes());
+        header.extend(self.spin.to_le_bytes());
+        let write = |at: u64, bytes: &[u8]| {
+            let room = len.saturating_sub(at).min(bytes.len() as u64);
+            file.write_all_at(&bytes[..room as usize], at).expect("within the file");
+        };
+        write(0, &header);
+        for (at, bytes) in &self.writes {
+            write((*at).into(), bytes);
+        }
+        let right = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+        let seals = self.seals.map_or(right, |seals| i32::from(seals) & 0x1f);
+        // SAFETY: an open descriptor, and no pointers. Where a combination is refused, the file stays unsealed.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
+        Some(file)
+    }
+}
+
+impl Fd {
+    fn make(self, segment: &File, peers: &mut Vec<OwnedFd>) -> OwnedFd {
+        match self {
+            Fd::Segment => segment.try_clone().expect("a descriptor").into(),
+            Fd::ReadOnlySegment => {
+                File::open(format!("/proc/self/fd/{}", segment.as_raw_fd())).expect("our own file").into()
+            }
+            Fd::Bell { peer } => {
+                let (here, there) = UnixStream::pair().expect("a socket");
+                match peer {
+                    Peer::Closed => drop(there),
+                    Peer::Open => peers.push(there.into()),
+                    Peer::Ringing(byte) => {
+                        (&there).write_all(&[byte; 3]).expect("an empty socket");
+                        peers.push(there.into());
+                    }
+                    Peer::Nonblocking => {
+                        here.set_nonblocking(true).expect("a socket");
+                        peers.push(there.into());
+                    }
+                }
+                here.into()
+            }
+            // SAFETY: a descriptor just made is owned by nobody.
+            Fd::Listening => unsafe {
+                let fd = libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+                assert!(fd >= 0, "{}", io::Error::last_os_error());
+                // Without an address the kernel picks an abstract one, which nobody knows.
+                let address = libc::sockaddr { sa_family: libc::AF_UNIX as u16, sa_data: [0; 14] };
+                libc::bind(fd, &address, size_of::<libc::sa_family_t>() as libc::socklen_t);
+                libc::listen(fd, 1);
+                OwnedFd::from_raw_fd(fd)
+            },
+            Fd::Datagram => UnixDatagram::unbound().expect("a socket").into(),
+            Fd::Tcp => TcpListener::bind("127.0.0.1:0").map_or_else(|_| null(), OwnedFd::from),
+            Fd::Udp => UdpSocket::bind("127.0.0.1:0").map_or_else(|_| null(), OwnedFd::from),
+            Fd::Null => null(),
+            Fd::Pipe => {
+                let mut fds = [0; 2];
+                // SAFETY: the array has room for both descriptors, which nobody else owns.
+                let [reading, writing] = unsafe {
+                    assert_eq!(libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC), 0, "{}", io::Error::last_os_error());
+                    fds.map(|fd| OwnedFd::from_raw_fd(fd))
+                };
+                peers.push(writing);
+                reading
+            }
+        }
+    }
+}
+
+fn null() -> OwnedFd {
+    File::open("/dev/null").expect("it is everywhere").into()
+}
+
+/// Sends bytes with any number of descriptors attached.
+fn send(socket: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) {
+    if bytes.is_empty() {
+        return;
+    }
+    let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    // Aligned as a `cmsghdr` has to be, and large enough for the header and all descriptors.
+    let mut control = [MaybeUninit::<u64>::zeroed(); 8];
+    let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: all pointers in the message lead to locals that outlive the call; `control` has room for `CMSG_SPACE` of MAX_FDS
+    // numbers, which the assertion checks.
+    let sent = unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = &mut iov;
+        message.msg_iovlen = 1;
+        if !numbers.is_empty() {
+            let size = size_of_val(numbers.as_slice()) as u32;
+            message.msg_control = control.as_mut_ptr().cast();
+            message.msg_controllen = libc::CMSG_SPACE(size) as usize;
+            assert!(message.msg_controllen <= size_of_val(&control));
+            let header = libc::CMSG_FIRSTHDR(&message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(size) as usize;
+            std::ptr::copy_nonoverlapping(numbers.as_ptr(), libc::CMSG_DATA(header).cast(), numbers.len());
+        }
+        libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL)
+    };
+    assert_eq!(sent, bytes.len() as isize, "{}", io::Error::last_os_error());
+}

@@ -1,0 +1,526 @@
+//! Any sequence of operations on a simplex pipe, against a model: a queue of what was sent and not received yet.
+//!
+//! One thread does both sides, so after every call it is certain what the pipe holds: each result is compared, not just survived.
+#![no_main]
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use ringpipe::{AttachError, Builder, Receiver, RecvError, RecvIntoError, SendError, Sender};
+
+/// Over before anything is looked at: what can be done at once is done, and then the call gives up.
+const BRIEF: Duration = Duration::from_nanos(1);
+/// Ends in the ring at a time: what waits in the bell is bounded by the kernel.
+const MAX_ENDS: usize = 16;
+const MAX_OPERATIONS: usize = 200;
+
+#[derive(Arbitrary, Debug)]
+struct Input {
+    /// The ring is 4096 bytes, or a few powers of two more.
+    size: u8,
+    operations: Vec<Operation>,
+}
+
+/// How long a call may wait.
+#[derive(Arbitrary, Clone, Copy, Debug, PartialEq)]
+enum Form {
+    Try,
+    Zero,
+    Timeout,
+    Deadline,
+}
+
+#[derive(Arbitrary, Debug)]
+enum Operation {
+    Send {
+        len: u16,
+        form: Form,
+    },
+    SendVectored {
+        lens: [u16; 3],
+        form: Form,
+    },
+    Reserve {
+        len: u16,
+        written: u16,
+        commit: bool,
+        form: Form,
+    },
+    /// A message of any length, sent by a thread while this one receives.
+    Stream {
+        len: u16,
+        form: Form,
+    },
+    SendEnd,
+    Recv {
+        form: Form,
+    },
+    RecvMax {
+        maxlength: u16,
+        form: Form,
+    },
+    RecvInto {
+        room: u16,
+        offset: u16,
+        form: Form,
+    },
+    RecvGuard {
+        skip: u16,
+        form: Form,
+    },
+    RecvEnd {
+        right: bool,
+    },
+    TryIter {
+        most: u8,
+    },
+    Poll,
+    /// From here on the descriptor is compared with the model as well.
+    Watch,
+    CloseSender,
+    CloseReceiver,
+}
+
+enum Item {
+    Bytes(Vec<u8>),
+    /// A receiving end whose pipe holds this message.
+    End(Vec<u8>),
+}
+
+struct Pipe {
+    receiver: Option<Receiver>,
+    sender: Option<Sender>,
+    model: VecDeque<Item>,
+    sent: usize,
+    watched: bool,
+    /// The receiver refused a message and receives no more.
+    ended: bool,
+    /// Parts of a long message that was given up may be in the ring. They are nothing to receive, but look like the start of it, and a
+    /// message that is too long is refused at its start.
+    taken_back: bool,
+}
+
+fuzz_target!(|input: Input| {
+    let capacity = 4096 << (input.size % 3);
+    let (receiver, sender) = Builder::new().capacity(capacity).spin(Duration::ZERO).simplex().expect("a pipe");
+    let mut pipe = Pipe {
+        receiver: Some(receiver),
+        sender: Some(sender),
+        model: VecDeque::new(),
+        sent: 0,
+        watched: false,
+        ended: false,
+        taken_back: false,
+    };
+    for operation in input.operations.into_iter().take(MAX_OPERATIONS) {
+        pipe.perform(operation);
+        pipe.check();
+    }
+    // Whatever was sent and not received is still there, whole and in order.
+    pipe.sender = None;
+    if pipe.receiver.is_some() && !pipe.ended {
+        while !pipe.model.is_empty() {
+            match pipe.model.front() {
+                // The first passes over what was taken back.
+                Some(Item::End(_)) => {
+                    pipe.recv(Form::Try);
+                    pipe.recv_end(true);
+                }
+                _ => pipe.recv(Form::Try),
+            }
+        }
+        pipe.recv(Form::Timeout);
+    }
+});
+
+impl Pipe {
+    fn perform(&mut self, operation: Operation) {
+        match operation {
+            Operation::Send { len, form } => self.send(len.into(), form),
+            Operation::SendVectored { lens, form } => self.send_vectored(lens.map(usize::from), form),
+            Operation::Reserve { len, written, commit, form } => {
+                self.reserve(len.into(), written.into(), commit, form);
+            }
+            Operation::Stream { len, form } => self.stream(len.into(), form),
+            Operation::SendEnd => self.send_end(),
+            Operation::Recv { form } => self.recv(form),
+            Operation::RecvMax { maxlength, form } => self.recv_max(maxlength.into(), form),
+            Operation::RecvInto { room, offset, form } => self.recv_into(room.into(), offset.into(), form),
+            Operation::RecvGuard { skip, form } => self.recv_guard(skip.into(), form),
+            Operation::RecvEnd { right } => self.recv_end(right),
+            Operation::TryIter { most } => self.try_iter(most.into()),
+            Operation::Poll => self.poll(),
+            Operation::Watch => self.watched = true,
+            Operation::CloseSender => self.sender = None,
+            Operation::CloseReceiver => self.receiver = None,
+        }
+    }
+
+    /// What holds between any two operations.
+    fn check(&mut self) {
+        let capacity = |fill: usize, capacity: usize| assert!(fill <= capacity, "{fill} bytes in a ring of {capacity}");
+        if let Some(sender) = &self.sender {
+            capacity(sender.fill(), sender.capacity());
+        }
+        let Some(receiver) = &self.receiver else {
+            return;
+        };
+        capacity(receiver.fill(), receiver.capacity());
+        if self.watched && !self.ended {
+            let something = !self.model.is_empty() || self.sender.is_none();
+            assert!(readable(receiver) || !something, "the descriptor is silent: {receiver:?}");
+        }
+    }
+
+    // --- sending ------------------------------------------------------------------------------------
+
+    /// The next message: its bytes say which one it is.
+    fn message(&mut self, len: usize) -> Vec<u8> {
+        self.sent += 1;
+        (0..len).map(|i| (self.sent * 31 + i * 7 + i / 256) as u8).collect()
+    }
+
+    /// Compares what a send returned with what it may return.
+    fn sent(&mut self, message: Vec<u8>, form: Form, empty: bool, result: Result<(), SendError>) {
+        let sender = self.sender.as_ref().expect("it has just sent");
+        let (max_reserve, capacity) = (sender.max_reserve(), sender.capacity());
+        let open = self.receiver.is_some() && !self.ended;
+        let now = form == Form::Try;
+        // Into an empty ring everything goes that does not have to be taken apart.
+        let fits = empty && message.len() <= max_reserve;
+        match result {
+            Ok(()) => {
+                assert!(open, "sent to nobody");
+                self.model.push_back(Item::Bytes(message));
+            }
+            Err(SendError::Disconnected) => assert!(!open, "disconnected from a living receiver"),
+            Err(SendError::TooLong { len, max }) => {
+                // A call with time to wait takes any length.
+                assert!(form != Form::Timeout && len == message.len());
+                assert!(max < len && max >= max_reserve && max < capacity);
+            }
+            Err(SendError::Full) => assert!(now && open && !fits),
+            Err(SendError::TimedOut) => {
+                assert!(!now && open && !fits);
+                self.taken_back |= message.len() > max_reserve;
+            }
+            Err(e) => panic!("{e:?}"),
+        }
+    }
+
+    fn send(&mut self, len: usize, form: Form) {
+        let message = self.message(len);
+        let Some(sender) = &mut self.sender else {
+            return;
+        };
+        let empty = sender.fill() == 0;
+        let result = match form {
+            Form::Try => sender.try_send_bytes(&message),
+            Form::Zero => sender.send_bytes_timeout(&message, Duration::ZERO),
+            Form::Timeout => sender.send_bytes_timeout(&message, BRIEF),
+            Form::Deadline => sender.send_bytes_deadline(&message, Instant::now() + BRIEF),
+        };
+        self.sent(message, form, empty, result);
+    }
+
+    fn send_vectored(&mut self, lens: [usize; 3], form: Form) {
+        let parts = lens.map(|len| self.message(len % 3000));
+        let Some(sender) = &mut self.sender else {
+            return;
+        };
+        let empty = sender.fill() == 0;
+        let slices = [IoSlice::new(&parts[0]), IoSlice::new(&parts[1]), IoSlice::new(&parts[2])];
+        let result = match form {
+            Form::Try => sender.try_send_vectored(&slices),
+            Form::Zero => sender.send_vectored_timeout(&slices, Duration::ZERO),
+            Form::Timeout => sender.send_vectored_timeout(&slices, BRIEF),
+            Form::Deadline => sender.send_vectored_deadline(&slices, Instant::now() + BRIEF),
+        };
+        self.sent(parts.concat(), form, empty, result);
+    }
+
+    fn reserve(&mut self, len: usize, written: usize, commit: bool, form: Form) {
+        let message = self.message(if len == 0 { 0 } else { written % (len + 1) });
+        let Some(sender) = &mut self.sender else {
+            return;
+        };
+        let (empty, max_reserve) = (sender.fill() == 0, sender.max_reserve());
+        let reserved = match form {
+            Form::Try => sender.try_reserve(len),
+            Form::Zero => sender.reserve_timeout(len, Duration::ZERO),
+            Form::Timeout => sender.reserve_timeout(len, BRIEF),
+            Form::Deadline => sender.reserve_deadline(len, Instant::now() + BRIEF),
+        };
+        let result = match reserved {
+            Ok(mut slot) => {
+                assert!(slot.len() == len && len <= max_reserve);
+                let (first, rest) = message.split_at(message.len() / 2);
+                slot.write(first);
+                slot.write(rest);
+                assert_eq!(slot.written(), message.len());
+                if !commit {
+                    return;
+                }
+                slot.commit()
+            }
+            Err(SendError::TooLong { len: asked, max }) => {
+                assert!(asked == len && max == max_reserve && len > max);
+                return;
+            }
+            // What there is no room for is the reservation, not the message.
+            Err(SendError::Full | SendError::TimedOut) if !(empty && len <= max_reserve) => return,
+            Err(e) => Err(e),
+        };
+        self.sent(message, form, empty, result);
+    }
+
+    fn stream(&mut self, len: usize, form: Form) {
+        let message = self.message(len * 4);
+        if self.receiver.is_none() || self.ended {
+            return;
+        }
+        // Everything before it, so that what is received below is this message.
+        while !self.model.is_empty() {
+            match self.model.front() {
+                Some(Item::End(_)) => {
+                    self.recv(form);
+                    self.recv_end(true);
+                }
+                _ => self.recv(form),
+            }
+        }
+        let (Some(sender), Some(receiver)) = (&mut self.sender, &mut self.receiver) else {
+            return;
+        };
+        let mut buf = vec![0; message.len()];
+        let received = std::thread::scope(|scope| {
+            scope.spawn(|| sender.send_bytes(&message).expect("the receiver lives"));
+            loop {
+                let result = match form {
+                    Form::Try => receiver.try_recv_bytes(),
+                    Form::Zero => match receiver.recv_bytes_into_timeout(&mut buf, 0, BRIEF) {
+                        Ok(len) => Ok(buf[..len].to_vec()),
+                        Err(RecvIntoError::Recv(e)) => Err(e),
+                        Err(e) => panic!("{e:?}"),
+                    },
+                    Form::Timeout => receiver.recv_bytes_timeout(BRIEF),
+                    Form::Deadline => receiver.recv_guard().map(|guard| guard.to_vec()),
+                };
+                match result {
+                    // Taken in several calls: nothing of it is lost in between.
+                    Err(RecvError::Empty | RecvError::TimedOut) => std::thread::yield_now(),
+                    result => return result.expect("the sender lives"),
+                }
+            }
+        });
+        assert!(received == message, "a long message was damaged");
+    }
+
+    fn send_end(&mut self) {
+        let ends = self.model.iter().filter(|item| matches!(item, Item::End(_))).count();
+        if ends >= MAX_ENDS || self.receiver.is_none() || self.ended {
+            return;
+        }
+        let message = self.message(5);
+        let Some(sender) = &mut self.sender else {
+            return;
+        };
+        // It would wait for room.
+        if sender.try_reserve(16).is_err() {
+            return;
+        }
+        let (theirs, mut ours) = Builder::new().capacity(4096).simplex().expect("a pipe");
+        ours.send_bytes(&message).expect("a fresh pipe");
+        sender.send_end(theirs).expect("there is room, and a receiver");
+        self.model.push_back(Item::End(message));
+    }
+
+    // --- receiving ----------------------------------------------------------------------------------
+
+    /// Compares why nothing was received with the model.
+    fn not_received(&mut self, e: RecvError, form: Form) {
+        let now = form == Form::Try;
+        if matches!(e, RecvError::Empty | RecvError::TimedOut) {
+            self.taken_back = false;
+        }
+        match e {
+            RecvError::Empty => {
+                assert!(now && self.model.is_empty() && self.sender.is_some());
+                let receiver = self.receiver.as_ref().expect("it has just received");
+                assert!(!self.watched || !readable(receiver), "the descriptor is readable for nothing: {receiver:?}");
+            }
+            RecvError::TimedOut => assert!(!now && self.model.is_empty() && self.sender.is_some()),
+            RecvError::Disconnected => assert!(self.model.is_empty() && self.sender.is_none()),
+            RecvError::IsEnd => assert!(matches!(self.model.front(), Some(Item::End(_)))),
+            RecvError::Ended => assert!(self.ended),
+            e => panic!("{e:?}"),
+        }
+    }
+
+    fn expect(&mut self, received: &[u8]) {
+        match self.model.pop_front() {
+            Some(Item::Bytes(expected)) => assert!(received == expected, "a message was damaged"),
+            Some(Item::End(_)) => panic!("an end was received as bytes"),
+            None => panic!("{} bytes out of nowhere", received.len()),
+        }
+    }
+
+    fn recv(&mut self, form: Form) {
+        let Some(receiver) = &mut self.receiver else {
+            return;
+        };
+        let result = match form {
+            Form::Try => receiver.try_recv_bytes(),
+            Form::Zero => receiver.recv_bytes_timeout(Duration::ZERO),
+            Form::Timeout => receiver.recv_bytes_timeout(BRIEF),
+            Form::Deadline => receiver.recv_bytes_deadline(Instant::now() + BRIEF),
+        };
+        match result {
+            Ok(bytes) => self.expect(&bytes),
+            Err(e) => self.not_received(e, form),
+        }
+    }
+
+    fn recv_max(&mut self, maxlength: usize, form: Form) {
+        let Some(receiver) = &mut self.receiver else {
+            return;
+        };
+        let result = match form {
+            Form::Try => receiver.try_recv_bytes_max(maxlength),
+            Form::Zero => receiver.recv_bytes_max_timeout(maxlength, Duration::ZERO),
+            Form::Timeout => receiver.recv_bytes_max_timeout(maxlength, BRIEF),
+            Form::Deadline => receiver.recv_bytes_max_deadline(maxlength, Instant::now() + BRIEF),
+        };
+        match result {
+            Ok(bytes) => {
+                assert!(bytes.len() <= maxlength);
+                self.expect(&bytes);
+            }
+            Err(RecvError::TooLong { len, max }) => {
+                let sent = matches!(self.model.front(), Some(Item::Bytes(refused)) if refused.len() as u64 == len);
+                assert!(max == maxlength && len > max as u64 && (sent || self.taken_back));
+                self.ended = true;
+            }
+            Err(e) => self.not_received(e, form),
+        }
+    }
+
+    fn recv_into(&mut self, room: usize, offset: usize, form: Form) {
+        let Some(receiver) = &mut self.receiver else {
+            return;
+        };
+        let mut buf = vec![0xa5; room];
+        let result = match form {
+            Form::Try => receiver.try_recv_bytes_into(&mut buf, offset),
+            Form::Zero => receiver.recv_bytes_into_timeout(&mut buf, offset, Duration::ZERO),
+            Form::Timeout => receiver.recv_bytes_into_timeout(&mut buf, offset, BRIEF),
+            Form::Deadline => receiver.recv_bytes_into_deadline(&mut buf, offset, Instant::now() + BRIEF),
+        };
+        let untouched = |part: &[u8]| part.iter().all(|&byte| byte == 0xa5);
+        match result {
+            Ok(len) => {
+                assert!(untouched(&buf[..offset]) && untouched(&buf[offset + len..]), "written outside the message");
+                self.expect(&buf[offset..offset + len]);
+            }
+            Err(RecvIntoError::TooShort(e)) => {
+                assert!(e.room == room - offset && e.message.len() > e.room && untouched(&buf));
+                self.expect(&e.message);
+            }
+            Err(RecvIntoError::BadOffset { .. }) => assert!(offset > room),
+            Err(RecvIntoError::Recv(e)) => self.not_received(e, form),
+            Err(e) => panic!("{e:?}"),
+        }
+    }
+
+    fn recv_guard(&mut self, skip: usize, form: Form) {
+        let Some(receiver) = &mut self.receiver else {
+            return;
+        };
+        let result = match form {
+            Form::Try => receiver.try_recv_guard(),
+            Form::Zero => receiver.recv_guard_timeout(Duration::ZERO),
+            Form::Timeout => receiver.recv_guard_timeout(BRIEF),
+            Form::Deadline => receiver.recv_guard_deadline(Instant::now() + BRIEF),
+        };
+        let copied = result.map(|guard| {
+            let whole = guard.to_vec();
+            assert_eq!((guard.len(), guard.is_empty()), (whole.len(), whole.is_empty()));
+            let skip = skip.min(whole.len());
+            let mut rest = vec![0; whole.len() - skip];
+            guard.copy_to(skip, &mut rest);
+            assert!(rest == whole[skip..]);
+            whole
+        });
+        match copied {
+            Ok(whole) => self.expect(&whole),
+            Err(e) => self.not_received(e, form),
+        }
+    }
+
+    /// Asks for the right kind of end, or for the wrong one.
+    fn recv_end(&mut self, right: bool) {
+        let Some(receiver) = &mut self.receiver else {
+            return;
+        };
+        let result = if right {
+            receiver.recv_end_timeout::<Receiver>(Duration::ZERO)
+        } else {
+            let wrong = receiver.recv_end_timeout::<Sender>(Duration::ZERO);
+            wrong.map(|_| panic!("a receiver was received as a sender"))
+        };
+        match result {
+            Ok(mut end) => match self.model.pop_front() {
+                Some(Item::End(message)) => {
+                    assert_eq!(end.recv_bytes().expect("sent before the end was"), message);
+                    assert!(matches!(end.recv_bytes(), Err(RecvError::Disconnected)));
+                }
+                _ => panic!("an end out of nowhere"),
+            },
+            Err(RecvError::Attach(AttachError::WrongEnd { .. })) => {
+                assert!(!right && matches!(self.model.pop_front(), Some(Item::End(_))));
+            }
+            Err(RecvError::IsBytes) => match self.model.front() {
+                Some(Item::Bytes(_)) => {}
+                // To be passed over by a receive of bytes, which then finds the end.
+                _ => assert!(self.taken_back),
+            },
+            Err(e) => self.not_received(e, Form::Zero),
+        }
+    }
+
+    fn try_iter(&mut self, most: usize) {
+        let Some(receiver) = &mut self.receiver else {
+            return;
+        };
+        // An end at the front is an error each time.
+        let received: Vec<_> = receiver.try_iter().take(most).map_while(Result::ok).collect();
+        for bytes in received {
+            self.expect(&bytes);
+        }
+    }
+
+    fn poll(&mut self) {
+        let Some(receiver) = &mut self.receiver else {
+            return;
+        };
+        match receiver.poll(Some(Duration::ZERO)) {
+            Ok(something) => {
+                let expected = !self.model.is_empty() || self.sender.is_none();
+                assert!(something == expected || (something && self.taken_back), "poll says {something}");
+            }
+            Err(e) => assert!(matches!(e, RecvError::Ended) && self.ended, "{e:?}"),
+        }
+    }
+}
+
+/// What `poll(2)` says, without waiting.
+fn readable(receiver: &Receiver) -> bool {
+    let mut fds = [libc::pollfd { fd: receiver.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+    // SAFETY: the pointer leads to one `pollfd`.
+    let ready = unsafe { libc::poll(fds.as_mut_ptr(), 1, 0) };
+    ready == 1
+}
