@@ -38,7 +38,7 @@
 //!
 //! # The three stages of a wait
 //!
-//! 1. *Spin*, adaptively, if there is a second processor to spin on.
+//! 1. *Spin*, for as long as spinning has been paying off lately, which may be not at all.
 //! 2. *Sleep* on the futex for one slice ([`SLICE`]). A SIGKILLed peer cannot wake anybody, so this is how
 //!    late its death may be noticed.
 //! 3. *Park* in `ppoll` on the bell, up to [`PARK`] at a time. The kernel hangs up the socket when the last copy of
@@ -59,6 +59,12 @@
 //! sees `ARMED` in this generation or a later one, and rings. A ringer that was killed between the byte and the
 //! exchange leaves a byte too many, which the next arming removes; one killed before the byte, while a copy of its end
 //! lives on, leaves the ring unannounced until the next message or the end of the current [`PARK`].
+//!
+//! Bytes that carry descriptors are not removed by arming: they stay for the record that announces them, which is
+//! published after them. If its sender was killed in between, they stay until the next such record, and a waiter whose bell
+//! they keep ringing sleeps on the futex instead of spinning round `ppoll`.
+//!
+//! A sender's bell tells the outside nothing but the receiver's death, so there L1 and L2 hold only while it is parked.
 //!
 //! # Life and death
 //!
