@@ -13,7 +13,7 @@
 //! let child = command.spawn()?;
 //! drop(command); // it holds a copy of the child's end
 //!
-//! mine.send(&("square", 12))?;
+//! mine.send(&("square", 12_u64))?;
 //! assert_eq!(mine.recv::<u64>()?, 144);
 //!
 //! // In the worker:

@@ -16,7 +16,7 @@ impl Sender {
     ///
     /// ```
     /// # let (mut receiver, mut sender) = ringpipe::simplex()?;
-    /// sender.send(&("answer", 42))?;
+    /// sender.send(&("answer", 42_u8))?;
     /// assert_eq!(receiver.recv::<(String, u8)>()?, ("answer".to_string(), 42));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
