@@ -1,6 +1,5 @@
 //! Making pipes.
 
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +9,6 @@ use crate::layout::{Geometry, MAX_CAPACITY, MAX_SPIN_MICROS, MIN_CAPACITY};
 use crate::receiver::Receiver;
 use crate::segment::Segment;
 use crate::sender::Sender;
-use crate::sync::AtomicU32;
 use crate::{sys, wait};
 
 /// Makes a duplex pipe: two connections, each of which sends to the other. Follows `multiprocessing.Pipe()`.
@@ -137,9 +135,4 @@ fn direction(segment: &Arc<Segment>, index: usize) -> Result<(Receiver, Sender),
     let receiver = Receiver::new(Arc::clone(segment), index, receiving);
     let sender = Sender::new(Arc::clone(segment), index, sending);
     Ok((receiver, sender))
-}
-
-/// Both addresses lie in a mapping, which is never at 0.
-pub(crate) fn non_null((mine, theirs): (*mut AtomicU32, *mut AtomicU32)) -> (NonNull<AtomicU32>, NonNull<AtomicU32>) {
-    (NonNull::new(mine).expect("in a mapping"), NonNull::new(theirs).expect("in a mapping"))
 }

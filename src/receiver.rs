@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -116,12 +117,9 @@ impl Receiver {
         // SAFETY: the ring is `capacity` bytes in a page-aligned mapping that `segment` keeps alive for
         // longer than the reader.
         let data = unsafe { Data::new(segment.ring(direction), geometry.capacity) };
-        // SAFETY: the control block is kept alive by `segment` likewise; only addresses are formed.
-        let (reader, seats) = unsafe {
-            let seats = ((&raw mut (*control.as_ptr()).not_empty.0), (&raw mut (*control.as_ptr()).not_full.0));
-            (Reader::new(control, data), seats)
-        };
-        let (mine, theirs) = crate::pipe::non_null(seats);
+        // SAFETY: the control block, all atomics, is kept alive by `segment` likewise.
+        let (reader, words) = unsafe { (Reader::new(control, data), control.as_ref()) };
+        let (mine, theirs) = (NonNull::from(&words.not_empty.0), NonNull::from(&words.not_full.0));
         // SAFETY: the seats lie in the control block; `segment` is dropped after the waiter.
         let waiter = unsafe { Waiter::new(mine, theirs, bell, false, geometry.spin_micros) };
         Receiver { reader, waiter, state: State::Clean, segment, direction }

@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::io::IoSlice;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,18 +49,15 @@ fn no_room(deadline: Deadline) -> SendError {
 }
 
 impl Sender {
-    pub(crate) fn new(segment: Arc<Segment>, direction: usize, bell: std::os::fd::OwnedFd) -> Sender {
+    pub(crate) fn new(segment: Arc<Segment>, direction: usize, bell: OwnedFd) -> Sender {
         let geometry = segment.geometry();
         let control = segment.control(direction);
         // SAFETY: the ring is `capacity` bytes in a page-aligned mapping that `segment` keeps alive for
         // longer than the writer.
         let data = unsafe { Data::new(segment.ring(direction), geometry.capacity) };
-        // SAFETY: the control block is kept alive by `segment` likewise; only addresses are formed.
-        let (writer, seats) = unsafe {
-            let seats = ((&raw mut (*control.as_ptr()).not_full.0), (&raw mut (*control.as_ptr()).not_empty.0));
-            (Writer::new(control, data), seats)
-        };
-        let (mine, theirs) = crate::pipe::non_null(seats);
+        // SAFETY: the control block, all atomics, is kept alive by `segment` likewise.
+        let (writer, words) = unsafe { (Writer::new(control, data), control.as_ref()) };
+        let (mine, theirs) = (NonNull::from(&words.not_full.0), NonNull::from(&words.not_empty.0));
         // SAFETY: the seats lie in the control block; `segment` is dropped after the waiter.
         let waiter = unsafe { Waiter::new(mine, theirs, bell, true, geometry.spin_micros) };
         Sender {
