@@ -14,11 +14,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::connection::Connection;
+use crate::deadline::Deadline;
 use crate::error::{AttachError, RecvError};
 use crate::receiver::Receiver;
 use crate::segment::Segment;
 use crate::sender::Sender;
-use crate::sys::{self, Deadline};
+use crate::sys;
 use sealed::{Private, Sealed};
 
 /// What can be handed to another process: a [`Connection`], a [`Sender`] or a [`Receiver`].

@@ -76,7 +76,9 @@
 
 mod connection;
 mod copy;
+mod deadline;
 mod error;
+mod gather;
 mod handover;
 mod layout;
 mod pipe;
@@ -84,6 +86,7 @@ mod receiver;
 mod ring;
 mod segment;
 mod sender;
+mod spin;
 mod sync;
 mod sys;
 #[cfg(feature = "serde")]

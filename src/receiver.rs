@@ -1,17 +1,17 @@
 //! The receiving end of one direction.
 
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::copy::copy;
+use crate::deadline::Deadline;
 use crate::error::{AttachError, BufferTooShort, RecvError, RecvIntoError};
 use crate::ring::spsc::{Look, Reader, Record};
 use crate::ring::{Data, HEADER, Kind};
 use crate::segment::Segment;
-use crate::sys::Deadline;
+use crate::sync::{AsFd, BorrowedFd, OwnedFd};
 use crate::wait::{Waiter, Wake};
 
 /// The receiving end of a pipe.

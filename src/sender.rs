@@ -2,17 +2,18 @@
 
 use std::fmt;
 use std::io::IoSlice;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::copy::{Gather, copy_in};
+use crate::copy::copy_in;
+use crate::deadline::Deadline;
 use crate::error::SendError;
+use crate::gather::Gather;
 use crate::ring::spsc::{Claim, Writer};
 use crate::ring::{Data, HEADER, Kind, SPARE, record_len};
 use crate::segment::Segment;
-use crate::sys::Deadline;
+use crate::sync::{AsFd, BorrowedFd, OwnedFd};
 use crate::wait::{Waiter, Wake};
 
 /// The sending end of a pipe.

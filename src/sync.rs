@@ -1,4 +1,9 @@
-//! The one place that chooses the atomics: `std`'s here, a model checker's where one is in use.
+//! What the models replace: the atomics, the descriptors and the passing of time. Everything else in the crate that takes part in a
+//! protocol is compiled into `models/` as it stands here.
 
 pub(crate) use std::hint::spin_loop;
+pub(crate) use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
+
+/// How often a waiter looks between setting `ASLEEP` and sleeping: about a microsecond.
+pub(crate) const LINGER: u32 = 16;

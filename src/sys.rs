@@ -7,7 +7,6 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{MemfdFlags, SealFlags, Timespec};
@@ -18,6 +17,7 @@ use rustix::net::{
 };
 use rustix::thread::{MembarrierCommand, futex};
 
+use crate::deadline::Deadline;
 use crate::sync::{AtomicU32, Ordering, fence};
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;
@@ -26,53 +26,6 @@ const NANOS_PER_SEC: u64 = 1_000_000_000;
 pub(crate) fn now() -> u64 {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     t.tv_sec as u64 * NANOS_PER_SEC + t.tv_nsec as u64
-}
-
-/// A point on `CLOCK_MONOTONIC`, or none: what every blocking call runs against.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Deadline(Option<u64>);
-
-impl Deadline {
-    /// Never passes.
-    pub(crate) const NEVER: Deadline = Deadline(None);
-    /// Of the `try_` forms, which do what they can without waiting.
-    pub(crate) const NOW: Deadline = Deadline(Some(0));
-    /// Has passed, as `NOW`, but for a call that was given a time.
-    const PASSED: Deadline = Deadline(Some(1));
-
-    /// A time-out too long for the clock counts as none.
-    pub(crate) fn after(timeout: Duration) -> Deadline {
-        if timeout.is_zero() {
-            return Deadline::PASSED;
-        }
-        let nanos = u64::try_from(timeout.as_nanos()).ok();
-        Deadline(nanos.and_then(|n| now().checked_add(n)))
-    }
-
-    pub(crate) fn instant(at: Instant) -> Deadline {
-        Deadline::after(at.saturating_duration_since(Instant::now()))
-    }
-
-    /// Whether this is the deadline of a `try_` form.
-    pub(crate) fn is_now(self) -> bool {
-        self == Deadline::NOW
-    }
-
-    /// Whether there is no time to wait at all, which takes no look at the clock to tell.
-    pub(crate) fn is_immediate(self) -> bool {
-        self == Deadline::NOW || self == Deadline::PASSED
-    }
-
-    pub(crate) fn passed(self) -> bool {
-        match self.0 {
-            None => false,
-            Some(at) => self.is_immediate() || now() >= at,
-        }
-    }
-
-    pub(crate) fn min(self, other: u64) -> Deadline {
-        Deadline(Some(self.0.map_or(other, |at| at.min(other))))
-    }
 }
 
 fn timespec(nanos: u64) -> Timespec {
@@ -124,7 +77,7 @@ pub(crate) fn heavy_barrier() -> bool {
 /// The operation is process-shared: `FUTEX_PRIVATE_FLAG` would make the kernel look for sleepers of
 /// this process only.
 pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Deadline) -> bool {
-    let until = deadline.0.map(timespec);
+    let until = deadline.at().map(timespec);
     let any = NonZeroU32::MAX;
     futex::wait_bitset(word, futex::Flags::empty(), expected, until.as_ref(), any) != Err(Errno::TIMEDOUT)
 }
@@ -154,7 +107,7 @@ pub(crate) struct Readiness {
 /// Waits until the socket has bytes or is hung up. Returns early (with neither set) at the deadline
 /// or when a signal handler ran.
 pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Deadline) -> Readiness {
-    let timeout = deadline.0.map(|at| timespec(at.saturating_sub(now())));
+    let timeout = deadline.at().map(|at| timespec(at.saturating_sub(now())));
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
     match rustix::event::poll(&mut fds, timeout.as_ref()) {
         Ok(n) if n > 0 => {
@@ -230,7 +183,7 @@ pub(crate) fn send_fds(
 }
 
 fn wait_writable(fd: BorrowedFd<'_>, deadline: Deadline) {
-    let timeout = deadline.0.map(|at| timespec(at.saturating_sub(now())));
+    let timeout = deadline.at().map(|at| timespec(at.saturating_sub(now())));
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
     // Whatever it returns, the caller tries again.
     let _ = rustix::event::poll(&mut fds, timeout.as_ref());

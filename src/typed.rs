@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::deadline::Deadline;
 use crate::error::{CodecError, RecvError, SendError};
 use crate::receiver::Receiver;
 use crate::sender::Sender;
-use crate::sys::Deadline;
 
 impl Sender {
     /// Sends a value as one message, waiting for room. Follows `Connection.send`, with serde and

@@ -74,11 +74,12 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
-use crate::sync::{AtomicU32, Ordering, compiler_fence, fence, spin_loop};
-use crate::sys::{self, Deadline};
+use crate::deadline::Deadline;
+use crate::spin::{Spin, breathe};
+use crate::sync::{AsFd, AtomicU32, BorrowedFd, LINGER, Ordering, OwnedFd, compiler_fence, fence, spin_loop};
+use crate::sys;
 
 const ASLEEP: u32 = 1;
 const ARMED: u32 = 2;
@@ -92,12 +93,12 @@ const GENERATION: u32 = 1 << 8;
 /// Just over the 4 ms between two ticks of a kernel with HZ=250: a timer that is not the next to go off costs nothing to set, and one that
 /// is costs a wake-up some 3 µs.
 const SLICE: u64 = 4_500_000;
-/// How often a waiter looks between setting `ASLEEP` and sleeping: about a microsecond.
-const LINGER: u32 = 16;
 /// How long a waiter is parked at most before it looks by itself.
 const PARK: u64 = 1_000_000_000;
 /// How often a spinning waiter asks the kernel who is alive.
 const SPIN_CHECK: u64 = 1_000_000;
+/// How often a writer gives a moving reader time to free a good stretch.
+const PATIENCE: u32 = 32;
 /// The bit of a bell byte that says that descriptors came with it.
 const CARRIES: u8 = 0x80;
 /// How many bytes are read at most in search of descriptors.
@@ -343,8 +344,7 @@ impl Waiter {
     /// Tells the spinner that a call succeeded without waiting. Returns how many have done so in a row.
     #[inline(always)]
     pub(crate) fn note_success(&mut self) -> u32 {
-        self.spin.run = self.spin.run.wrapping_add(1);
-        self.spin.run
+        self.spin.note_success()
     }
 
     /// Leaves the other side alone for a moment.
@@ -355,7 +355,7 @@ impl Waiter {
 
     /// Gives the other side some time in which it is not disturbed, until `enough`.
     pub(crate) fn let_it_run(&self, mut enough: impl FnMut() -> bool) {
-        if self.spin.budget == 0 {
+        if self.spin.is_idle() {
             return;
         }
         for _ in 0..PATIENCE {
@@ -575,108 +575,5 @@ impl Waiter {
             }
         }
         Ok(None)
-    }
-}
-
-// --- spinning -------------------------------------------------------------------------------------
-
-/// Decides how long to spin, from how earlier waits went.
-///
-/// The budget follows the waits that spinning covers, and shrinks to nothing where it covers none. Waits that were short all the
-/// same earn it another trial at full length; trials in vain (both sides on one processor, say) become rare.
-struct Spin {
-    /// The longest allowed, in nanoseconds.
-    limit: u64,
-    /// The longest for the next wait.
-    budget: u64,
-    /// Calls in a row that did not have to wait.
-    run: u32,
-    /// Short waits still to be slept through until the next trial, and how many there were to be.
-    until_trial: u32,
-    trial_gap: u32,
-}
-
-/// One spin under way.
-struct Spinning {
-    start: u64,
-    elapsed: u64,
-    budget: u64,
-    turns: u32,
-}
-
-/// Spin hints after a run of messages: a reader that polls at the writer's heels takes away the line
-/// that is being written.
-const BREATHER: u32 = 45;
-/// How often a writer gives a moving reader another such time.
-const PATIENCE: u32 = 32;
-/// Looks before the clock is read for the first time.
-const FREE_TURNS: u32 = 64;
-/// Less than this is not worth reading the clock for.
-const MIN_BUDGET: u64 = 2_000;
-const MIN_TRIAL_GAP: u32 = 4;
-const MAX_TRIAL_GAP: u32 = 1024;
-
-fn breathe() {
-    for _ in 0..BREATHER {
-        spin_loop();
-    }
-}
-
-impl Spin {
-    fn new(limit_micros: u32) -> Spin {
-        let limit = u64::from(limit_micros) * 1_000;
-        Spin { limit, budget: limit, run: 0, until_trial: MIN_TRIAL_GAP, trial_gap: MIN_TRIAL_GAP }
-    }
-
-    fn begin(&mut self) -> Option<Spinning> {
-        let run = std::mem::take(&mut self.run);
-        if self.budget == 0 {
-            return None;
-        }
-        if run >= 2 {
-            breathe();
-        }
-        Some(Spinning { start: 0, elapsed: 0, budget: self.budget, turns: 0 })
-    }
-
-    fn succeeded(&mut self, spinning: &Spinning) {
-        self.trial_gap = MIN_TRIAL_GAP;
-        // Twice what it took, but down only step by step.
-        self.budget = (2 * spinning.elapsed).clamp(self.budget - self.budget / 8, self.limit);
-    }
-
-    /// Spinning was in vain, and the wait took `nanos` more.
-    fn slept(&mut self, nanos: u64) {
-        if nanos <= self.limit {
-            self.until_trial -= 1;
-            if self.until_trial == 0 {
-                self.trial_gap = (2 * self.trial_gap).min(MAX_TRIAL_GAP);
-                self.until_trial = self.trial_gap;
-                self.budget = self.limit;
-                return;
-            }
-        }
-        self.budget = if self.budget < 2 * MIN_BUDGET { 0 } else { self.budget / 2 };
-    }
-}
-
-impl Spinning {
-    #[inline(always)]
-    fn goes_on(&mut self) -> bool {
-        self.turns += 1;
-        if self.turns <= FREE_TURNS {
-            spin_loop();
-            return true;
-        }
-        if self.turns % 8 != 0 {
-            spin_loop();
-            return true;
-        }
-        let now = sys::now();
-        if self.start == 0 {
-            self.start = now;
-        }
-        self.elapsed = now - self.start;
-        self.elapsed < self.budget
     }
 }

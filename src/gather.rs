@@ -1,0 +1,41 @@
+//! A message in several buffers.
+
+use std::io::IoSlice;
+use std::ptr::NonNull;
+
+use crate::copy::copy_in;
+
+/// Several buffers, read front to back as one.
+pub(crate) struct Gather<'a> {
+    parts: std::slice::Iter<'a, IoSlice<'a>>,
+    rest: &'a [u8],
+}
+
+impl<'a> Gather<'a> {
+    pub(crate) fn new(parts: &'a [IoSlice<'a>]) -> Gather<'a> {
+        Gather { parts: parts.iter(), rest: &[] }
+    }
+
+    /// Copies the next `len` bytes.
+    ///
+    /// # Safety
+    ///
+    /// `dst` must be valid for writes of `len` bytes, and not overlap the parts.
+    pub(crate) unsafe fn copy_to(&mut self, mut dst: NonNull<u8>, mut len: usize) {
+        while len > 0 {
+            if self.rest.is_empty() {
+                match self.parts.next() {
+                    Some(part) => self.rest = part,
+                    None => return,
+                }
+            }
+            let (now, later) = self.rest.split_at(self.rest.len().min(len));
+            // SAFETY: `now` is at most `len` long, and `dst` advances with it.
+            unsafe {
+                copy_in(now, dst);
+                dst = dst.add(now.len());
+            }
+            (self.rest, len) = (later, len - now.len());
+        }
+    }
+}
