@@ -1,0 +1,309 @@
+//! The machine under the protocols: atomics that loom schedules, descriptors of model sockets, and death.
+//!
+//! Takes the place of the crate's `src/sync.rs`.
+//!
+//! Every store and every system call is a *step*. A thread that was given a number of steps dies at the one after, as by SIGKILL: it
+//! does nothing more, not even what its destructors would do, except that the kernel closes its descriptors.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+
+use loom::sync::{Condvar, Mutex, atomic};
+
+pub(crate) use loom::sync::atomic::{Ordering, fence};
+
+pub(crate) const LINGER: u32 = 1;
+
+/// What the machine is like, in all of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Machine {
+    /// `membarrier` works. Otherwise it is refused to everybody.
+    pub(crate) membarrier: bool,
+    /// Sleeps on a futex that have a deadline end there, so that waiters go on to park. Otherwise they never do, so that a
+    /// wake-up that is lost leaves its sleeper there for ever.
+    pub(crate) slices_end: bool,
+}
+
+impl Machine {
+    pub(crate) fn all() -> impl Iterator<Item = Machine> {
+        [true, false]
+            .into_iter()
+            .flat_map(|membarrier| [true, false].into_iter().map(move |slices_end| Machine { membarrier, slices_end }))
+    }
+}
+
+const ALIVE: u32 = u32::MAX;
+const DEAD: u32 = 0;
+
+// Loom's threads share one real thread, so what all of them share is thread-local here.
+thread_local! {
+    static MACHINE: Cell<Machine> = const { Cell::new(Machine { membarrier: true, slices_end: true }) };
+    static MORGUE: RefCell<Vec<(Arc<Pair>, usize)>> = const { RefCell::new(Vec::new()) };
+}
+
+loom::thread_local! {
+    static STEPS_LEFT: Cell<u32> = Cell::new(ALIVE);
+    static CLOCK: Cell<u64> = Cell::new(1_000);
+    static SLEEPS: Cell<u32> = Cell::new(0);
+}
+
+/// Sleeps that a thread may go through without ever having to wait for another before it lets the others run: a loop of them is no
+/// deadlock, but would never end. (Yielding at every sleep would hide what the sleeper does beside the others.)
+const RESTLESS: u32 = 4;
+
+struct Killed;
+
+/// To be called when an execution starts.
+pub(crate) fn boot(machine: Machine) {
+    MACHINE.set(machine);
+}
+
+pub(crate) fn machine() -> Machine {
+    MACHINE.get()
+}
+
+/// The time as this thread knows it: it passes only while the thread sleeps.
+pub(crate) fn clock() -> u64 {
+    CLOCK.with(Cell::get)
+}
+
+/// Sleeps until `at`.
+pub(crate) fn sleep(at: u64) {
+    let sleeps = SLEEPS.with(|sleeps| sleeps.replace(sleeps.get() + 1));
+    if sleeps >= RESTLESS {
+        loom::thread::yield_now();
+    }
+    CLOCK.with(|clock| clock.set(clock.get().max(at)));
+}
+
+/// Whether the thread lives to take this step. Unwinds where it dies.
+pub(crate) fn step() -> bool {
+    STEPS_LEFT.with(|left| match left.get() {
+        ALIVE => true,
+        DEAD => false,
+        n => {
+            left.set(n - 1);
+            if n - 1 == DEAD {
+                resume_unwind(Box::new(Killed));
+            }
+            true
+        }
+    })
+}
+
+fn alive() -> bool {
+    STEPS_LEFT.with(|left| left.get() != DEAD)
+}
+
+/// Runs a process that is killed at its step number `steps` (from 0), or never. Whether it was killed.
+pub(crate) fn process(steps: Option<u32>, body: impl FnOnce()) -> bool {
+    STEPS_LEFT.with(|left| left.set(steps.map_or(ALIVE, |n| n + 1)));
+    let killed = match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(()) => false,
+        Err(cause) if cause.is::<Killed>() => true,
+        Err(cause) => resume_unwind(cause),
+    };
+    STEPS_LEFT.with(|left| left.set(ALIVE));
+    let descriptors = MORGUE.with(|morgue| std::mem::take(&mut *morgue.borrow_mut()));
+    for (pair, side) in descriptors {
+        pair.close(side);
+    }
+    killed
+}
+
+/// Passing the time: by then what was stored has left its processor.
+pub(crate) fn spin_loop() {
+    fence(Ordering::SeqCst);
+}
+
+/// Where `membarrier` works, one side's compiler fence and the other's call are to each other as two full fences.
+pub(crate) fn compiler_fence(_: Ordering) {
+    if machine().membarrier {
+        fence(Ordering::SeqCst);
+    }
+}
+
+// --- atomics ----------------------------------------------------------------------------------------
+
+#[derive(Debug)]
+#[repr(transparent)]
+pub(crate) struct AtomicU64(atomic::AtomicU64);
+
+// The ring is made of these, and the source reckons with 8 bytes.
+const _: () = assert!(size_of::<AtomicU64>() == 8);
+
+impl AtomicU64 {
+    pub(crate) fn new(value: u64) -> AtomicU64 {
+        AtomicU64(atomic::AtomicU64::new(value))
+    }
+
+    pub(crate) fn load(&self, order: Ordering) -> u64 {
+        if alive() { self.0.load(order) } else { 0 }
+    }
+
+    pub(crate) fn store(&self, value: u64, order: Ordering) {
+        if step() {
+            self.0.store(value, order);
+        }
+    }
+}
+
+/// With the kernel's queue for those who sleep on it.
+#[derive(Debug)]
+pub(crate) struct AtomicU32 {
+    value: atomic::AtomicU32,
+    queue: Mutex<()>,
+    woken: Condvar,
+}
+
+impl AtomicU32 {
+    pub(crate) fn new(value: u32) -> AtomicU32 {
+        AtomicU32 { value: atomic::AtomicU32::new(value), queue: Mutex::new(()), woken: Condvar::new() }
+    }
+
+    pub(crate) fn load(&self, order: Ordering) -> u32 {
+        if alive() { self.value.load(order) } else { 0 }
+    }
+
+    pub(crate) fn store(&self, value: u32, order: Ordering) {
+        if step() {
+            self.value.store(value, order);
+        }
+    }
+
+    pub(crate) fn fetch_or(&self, bits: u32, order: Ordering) -> u32 {
+        if step() { self.value.fetch_or(bits, order) } else { 0 }
+    }
+
+    pub(crate) fn fetch_and(&self, bits: u32, order: Ordering) -> u32 {
+        if step() { self.value.fetch_and(bits, order) } else { 0 }
+    }
+
+    pub(crate) fn compare_exchange(&self, old: u32, new: u32, set: Ordering, seen: Ordering) -> Result<u32, u32> {
+        if step() { self.value.compare_exchange(old, new, set, seen) } else { Ok(old) }
+    }
+
+    pub(crate) fn compare_exchange_weak(&self, old: u32, new: u32, set: Ordering, seen: Ordering) -> Result<u32, u32> {
+        self.compare_exchange(old, new, set, seen)
+    }
+
+    pub(crate) fn wait(&self, expected: u32) {
+        let guard = self.queue.lock().unwrap();
+        if self.value.load(Ordering::SeqCst) == expected {
+            drop(self.woken.wait(guard).unwrap());
+        }
+    }
+
+    pub(crate) fn wake_all(&self) {
+        if step() {
+            let _guard = self.queue.lock().unwrap();
+            self.woken.notify_all();
+        }
+    }
+}
+
+// --- descriptors ------------------------------------------------------------------------------------
+
+/// A byte in a socket, and the descriptors that travel with it.
+pub(crate) type Item = (u8, Vec<OwnedFd>);
+
+pub(crate) struct Pair {
+    state: Mutex<PairState>,
+    changed: Condvar,
+}
+
+pub(crate) struct PairState {
+    /// What each side has to read.
+    inbox: [VecDeque<Item>; 2],
+    /// Open copies of each side.
+    copies: [u32; 2],
+}
+
+/// One copy of one side of a connected pair of stream sockets.
+pub(crate) struct OwnedFd {
+    pair: Arc<Pair>,
+    side: usize,
+}
+
+pub(crate) type BorrowedFd<'a> = &'a OwnedFd;
+
+pub(crate) trait AsFd {
+    fn as_fd(&self) -> BorrowedFd<'_>;
+}
+
+impl AsFd for OwnedFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self
+    }
+}
+
+/// What one side finds in its socket.
+pub(crate) struct Inbox<'a> {
+    pub(crate) items: &'a mut VecDeque<Item>,
+    /// Every copy of the other side is closed.
+    pub(crate) hung_up: bool,
+}
+
+impl Pair {
+    fn close(&self, side: usize) {
+        let mut state = self.state.lock().unwrap();
+        state.copies[side] -= 1;
+        let unread = if state.copies[side] == 0 { std::mem::take(&mut state.inbox[side]) } else { VecDeque::new() };
+        self.changed.notify_all();
+        drop(state);
+        drop(unread);
+    }
+}
+
+impl OwnedFd {
+    pub(crate) fn pair() -> (OwnedFd, OwnedFd) {
+        let state = PairState { inbox: [VecDeque::new(), VecDeque::new()], copies: [1, 1] };
+        let pair = Arc::new(Pair { state: Mutex::new(state), changed: Condvar::new() });
+        (OwnedFd { pair: Arc::clone(&pair), side: 0 }, OwnedFd { pair, side: 1 })
+    }
+
+    /// What `dup`, `fork` and `SCM_RIGHTS` do.
+    pub(crate) fn copy(&self) -> OwnedFd {
+        self.pair.state.lock().unwrap().copies[self.side] += 1;
+        OwnedFd { pair: Arc::clone(&self.pair), side: self.side }
+    }
+
+    /// Sends one item; false if nobody is left to read it.
+    pub(crate) fn send(&self, item: Item) -> bool {
+        let mut state = self.pair.state.lock().unwrap();
+        let open = state.copies[1 - self.side] > 0;
+        if open {
+            state.inbox[1 - self.side].push_back(item);
+            self.pair.changed.notify_all();
+        }
+        open
+    }
+
+    pub(crate) fn look<R>(&self, f: impl FnOnce(Inbox<'_>) -> R) -> R {
+        let mut state = self.pair.state.lock().unwrap();
+        let hung_up = state.copies[1 - self.side] == 0;
+        f(Inbox { items: &mut state.inbox[self.side], hung_up })
+    }
+
+    /// As [`look`](Self::look), once there is something to read or the other side is gone.
+    pub(crate) fn wait(&self) {
+        let mut state = self.pair.state.lock().unwrap();
+        while state.inbox[self.side].is_empty() && state.copies[1 - self.side] > 0 {
+            SLEEPS.with(|sleeps| sleeps.set(0));
+            state = self.pair.changed.wait(state).unwrap();
+        }
+    }
+}
+
+impl Drop for OwnedFd {
+    fn drop(&mut self) {
+        // Not a step of its own: whoever dies here has it closed by the kernel.
+        if alive() {
+            self.pair.close(self.side);
+        } else {
+            MORGUE.with(|morgue| morgue.borrow_mut().push((Arc::clone(&self.pair), self.side)));
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The kernel's part. Takes the place of the crate's `src/sys.rs`, call by call.
+//!
+//! A call orders memory as the lock does that the kernel takes for it: one per futex word, one per pair of sockets.
+
+use std::io;
+
+use crate::deadline::Deadline;
+use crate::sync::{self, AtomicU32, BorrowedFd, Ordering, OwnedFd, fence, machine, step};
+
+pub(crate) fn now() -> u64 {
+    sync::clock()
+}
+
+pub(crate) fn register_barrier() -> bool {
+    machine().membarrier
+}
+
+pub(crate) fn heavy_barrier() -> bool {
+    fence(Ordering::SeqCst);
+    machine().membarrier
+}
+
+pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Deadline) -> bool {
+    match deadline.at() {
+        Some(at) if machine().slices_end => {
+            sync::sleep(at);
+            false
+        }
+        _ => {
+            word.wait(expected);
+            true
+        }
+    }
+}
+
+pub(crate) fn futex_wake_all(word: &AtomicU32) {
+    word.wake_all();
+}
+
+pub(crate) fn socketpair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(OwnedFd::pair())
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Readiness {
+    pub(crate) readable: bool,
+    pub(crate) hung_up: bool,
+}
+
+/// Whoever polls with a deadline never sees it pass: a lost wake-up is to be a deadlock.
+pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Deadline) -> Readiness {
+    if !deadline.is_immediate() {
+        fd.wait();
+    }
+    fd.look(|inbox| Readiness { readable: !inbox.items.is_empty(), hung_up: inbox.hung_up })
+}
+
+pub(crate) fn send_token(fd: BorrowedFd<'_>, token: u8) -> bool {
+    step() && fd.send((token, Vec::new()))
+}
+
+pub(crate) fn take_tokens(fd: BorrowedFd<'_>, stale: impl Fn(u8) -> bool) {
+    if step() {
+        fd.look(|inbox| {
+            while inbox.items.front().is_some_and(|(byte, _)| stale(*byte)) {
+                inbox.items.pop_front();
+            }
+        });
+    }
+}
+
+pub(crate) fn send_fds(fd: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>], _: Deadline) -> io::Result<()> {
+    let mut fds: Vec<OwnedFd> = fds.iter().map(|fd| fd.copy()).collect();
+    // A stream socket takes a few bytes in one go.
+    let sent = step() && bytes.iter().all(|&byte| fd.send((byte, std::mem::take(&mut fds))));
+    if sent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+}
+
+pub(crate) fn recv_fds(fd: BorrowedFd<'_>, buf: &mut [u8], wait: bool) -> io::Result<(usize, Vec<OwnedFd>)> {
+    assert!(!wait && step(), "only a receiver that lives takes descriptors, and without waiting");
+    fd.look(|inbox| {
+        let mut fds = Vec::new();
+        let mut len = 0;
+        while len < buf.len() {
+            match inbox.items.front() {
+                // Bytes behind the first that carry descriptors of their own are read by the next call.
+                Some((_, own)) if len > 0 && !own.is_empty() => break,
+                Some(_) => {}
+                None if len > 0 || inbox.hung_up => break,
+                None => return Err(io::ErrorKind::WouldBlock.into()),
+            }
+            let (byte, own) = inbox.items.pop_front().expect("just seen");
+            buf[len] = byte;
+            fds.extend(own);
+            len += 1;
+        }
+        Ok((len, fds))
+    })
+}
+
+pub(crate) fn replace(fd: &mut OwnedFd, of: &OwnedFd) -> io::Result<()> {
+    *fd = of.copy();
+    Ok(())
+}

@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""Shows that the models can fail: breaks the crate's source in one way at a time, and expects a model to notice.
+
+Every twin names the piece of source that it replaces, which has to be there exactly once: a twin that no longer fits the source is an error,
+not a twin less. Usage: models/twins.py [--jobs N] [NAME...]
+"""
+
+import argparse
+import concurrent.futures
+import os
+import pathlib
+import queue
+import re
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SPSC, WAIT, SENDER, RECEIVER = "src/ring/spsc.rs", "src/wait.rs", "src/sender.rs", "src/receiver.rs"
+HEADER_STORE = "self.data.header_at(claim.offset).store(header(kind, len), Ordering::Release); // P1"
+ZERO_STORE = "self.data.header_at(self.data.offset(next)).store(0, Ordering::Relaxed);"
+BEGUN_STORE = "words.begun.store(next, Ordering::Release); // P3"
+TAIL_STORE = "words.tail.store(next, Ordering::Release); // P3"
+
+# (name, file, what stands there, what the twin has instead, the model that has to notice)
+TWINS = [
+    # --- publication
+    ("P1 relaxed", SPSC, HEADER_STORE, HEADER_STORE.replace("Release", "Relaxed"), "ring-publication"),
+    ("C1 relaxed", SPSC, "load(Ordering::Acquire); // C1", "load(Ordering::Relaxed); // C1", "ring-publication"),
+    ("no zero header behind the record", SPSC, ZERO_STORE, "", "ring-publication"),
+    ("the header before the zero behind it", SPSC, f"{ZERO_STORE}\n        {HEADER_STORE}", f"{HEADER_STORE}\n        {ZERO_STORE}", "ring-publication"),
+    # --- space
+    ("C2 relaxed", SPSC, "store(next, Ordering::Release); // C2", "store(next, Ordering::Relaxed); // C2", "ring-space"),
+    ("P2 relaxed", SPSC, "self.head().load(Ordering::Acquire)", "self.head().load(Ordering::Relaxed)", "ring-space"),
+    ("no spare behind a record", SPSC, "self.has_room(tail, record + SPARE).then_some(Claim { tail, offset })", "self.has_room(tail, record).then_some(Claim { tail, offset })", "ring-space"),
+    ("padding without room", SPSC, "if !self.has_room(tail, rest + SPARE) {", "if !self.has_room(tail, rest.min(8)) {", "ring-padding"),
+    ("released before it is copied out", RECEIVER, """        unsafe {
+            self.copy_out(record, 0, bytes.as_mut_ptr(), record.len);
+            bytes.set_len(record.len);
+        }
+        self.release(record);
+        bytes""", """        self.release(record);
+        unsafe {
+            self.copy_out(record, 0, bytes.as_mut_ptr(), record.len);
+            bytes.set_len(record.len);
+        }
+        bytes""", "pipe-room-reused"),
+    # --- taking over from a killed writer
+    ("begun is not stored", SPSC, BEGUN_STORE, "", "ring-takeover"),
+    ("begun is not looked at", SPSC, "if fits && words.begun.load(Ordering::Relaxed) == tail {", "if fits {", "ring-takeover"),
+    ("tail before the header", SPSC, f"{HEADER_STORE}\n        {TAIL_STORE}", f"{TAIL_STORE}\n        {HEADER_STORE}", "ring-takeover"),
+    ("recovery believes begun", SPSC, "if self.data.header_at(self.data.offset(tail)).load(Ordering::Acquire) == 0 {", "if false {", "ring-takeover"),
+    ("recovery forgets what is out", SPSC, "if self.data.header_at(self.data.offset(tail)).load(Ordering::Acquire) == 0 {", "if true {", "ring-takeover"),
+    # --- seats
+    ("N1 removed", WAIT, "compiler_fence(Ordering::SeqCst); // N1", "", "pipe-receiver-waits"),
+    ("N2 removed", WAIT, "fence(Ordering::SeqCst); // N2", "", "pipe-receiver-waits"),
+    ("W1 removed", WAIT, "self.seats.barrier(); // W1", "", "pipe-receiver-waits"),
+    ("no fence where membarrier is refused", WAIT, "            self.be_strong();\n            fence(Ordering::SeqCst);", "            self.be_strong();", "pipe-receiver-waits"),
+    ("nobody says that membarrier is refused", WAIT, "if !sys::register_barrier() {", "if false {", "pipe-receiver-waits"),
+    ("W2: no look after the bit is set", WAIT, "            if !self.linger(ready) {\n                if self.departed()", "            {\n                if self.departed()", "pipe-receiver-waits"),
+    ("W2: no bit before the look", WAIT, "fetch_or(ASLEEP, Ordering::SeqCst) | ASLEEP; // W2", "load(Ordering::SeqCst); // W2", "pipe-receiver-waits"),
+    ("the sleeper is woken before its bit is cleared", WAIT, """        if seat.fetch_and(!ASLEEP, Ordering::SeqCst) & ASLEEP != 0 {
+            sys::futex_wake_all(seat);
+        }""", """        if seat.load(Ordering::SeqCst) & ASLEEP != 0 {
+            sys::futex_wake_all(seat);
+            seat.fetch_and(!ASLEEP, Ordering::SeqCst);
+        }""", "pipe-sender-waits"),
+    ("the receiver does not say that there is room", RECEIVER, "        self.waiter.notify();\n        self.waiter.settle", "        self.waiter.settle", "pipe-sender-waits"),
+    # --- the bell
+    ("arming does not look again", WAIT, """        if ready() {
+            return true;
+        }
+        let current""", "        let current", "pipe-receiver-waits"),
+    ("arming removes bytes of its own generation", WAIT, "byte & CARRIES == 0 && is_stale(byte, current)", "byte & CARRIES == 0", "pipe-receiver-waits"),
+    ("arming stays in its generation", WAIT, "let next = |word: u32| word.wrapping_add(GENERATION) | ARMED;", "let next = |word: u32| word | ARMED;", "pipe-watched-bell"),
+    ("ringing disarms whatever the generation", WAIT, "if seat.compare_exchange(word, word & !ARMED, set, seen).is_ok() {", "let _ = (set, seen);\n            seat.fetch_and(!ARMED, Ordering::SeqCst);\n            {", "pipe-watched-bell"),
+    ("ringing without a byte", WAIT, "if !sys::send_token(self.bell(), token(word)) {", "if false {", "pipe-receiver-waits"),
+    ("a watched bell is not silenced", WAIT, "self.watched.set(true);", "", "pipe-watched-bell"),
+    # --- life and death
+    ("the end before the messages", WAIT, "            (true, _) => Wake::Ready,\n            (false, true) => Wake::Gone,", "            (_, true) => Wake::Gone,\n            (true, _) => Wake::Ready,", "pipe-receiver-waits"),
+    ("the hint before the socket is closed", WAIT, "    bell: OwnedFd,\n    _farewell: Farewell,", "    _farewell: Farewell,\n    bell: OwnedFd,", "pipe-receiver-waits"),
+    ("no hint", WAIT, "self.mine().fetch_or(DEPARTED, Ordering::SeqCst);", "", "pipe-receiver-waits"),
+    ("who leaves wakes nobody", WAIT, "        self.mine().fetch_or(DEPARTED, Ordering::SeqCst);\n        self.wake();", "        self.mine().fetch_or(DEPARTED, Ordering::SeqCst);", "pipe-receiver-waits"),
+    ("the hint is cleared and not followed up", WAIT, """            self.seats.theirs().fetch_and(!DEPARTED, Ordering::SeqCst);
+            self.ask();""", "            self.seats.theirs().fetch_and(!DEPARTED, Ordering::SeqCst);", "pipe-copies-of-a-sender"),
+    ("a hang-up does not end a park", WAIT, "            self.gone |= got.hung_up;\n            if got.hung_up || ready()", "            if ready()", "pipe-sender-killed"),
+    ("hanging up is kept to oneself", WAIT, "                self.seats.depart();\n            }", "            }", "pipe-receiver-hangs-up"),
+    # --- long messages
+    ("a message cut short is given out", RECEIVER, "while assembly.arrived < assembly.total {\n            let record", "while assembly.arrived + 24 < assembly.total {\n            let record", "pipe-long-message"),
+    ("the end of a cut message is silent", RECEIVER, "_ => return Err(RecvError::Cut),", "_ => return Ok(Some(assembly.into_received())),", "pipe-long-message-killed"),
+    ("a time-out inside a message takes nothing back", SENDER, "                    self.writer.abort();\n", "", "pipe-long-message-taken-back"),
+    # --- ends carried over the bell
+    ("the record before its descriptors", SENDER, """        self.waiter.carry(id, fds, deadline).map_err(|e| match e.kind() {
+            std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset => SendError::Disconnected,
+            _ => SendError::Io(e),
+        })?;
+        self.finish(claim, Kind::End, frame.len());""", """        self.finish(claim, Kind::End, frame.len());
+        self.waiter.carry(id, fds, deadline).map_err(SendError::Io)?;""", "pipe-carried-end"),
+    ("arming removes bytes that carry descriptors", WAIT, "byte & CARRIES == 0 && is_stale(byte, current)", "is_stale(byte, current)", "pipe-carried-end"),
+]
+
+
+def run(command, **options):
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+
+
+def reason(output):
+    """The line that says what the model found."""
+    lines = output.splitlines()
+    for line, following in zip(lines, lines[1:]):
+        if "panicked at" in line and "panic in a destructor" not in following:
+            return re.sub(r"Id\((\d+)\)", r"\1", following.strip())[:70]
+    return "aborted"
+
+
+def check(twin, place):
+    """Builds and runs one twin. What the model found, or an exception."""
+    name, file, old, new, model = twin
+    for folder in ("src", "models"):
+        shutil.rmtree(place / folder, ignore_errors=True)
+        shutil.copytree(ROOT / folder, place / folder, ignore=shutil.ignore_patterns("target"))
+    source = (place / file).read_text()
+    if source.count(old) != 1:
+        raise ValueError(f"{name}: {source.count(old)} places in {file} fit")
+    (place / file).write_text(source.replace(old, new))
+    environment = os.environ | {"CARGO_TARGET_DIR": str(place / "target"), "RUST_BACKTRACE": "0"}
+    build = run(["cargo", "build", "--quiet", "--profile", "models", "-p", "ringpipe-models"], cwd=place, env=environment)
+    if build.returncode != 0:
+        raise ValueError(f"{name}: does not compile\n{build.stdout}")
+    try:
+        result = run([place / "target/models/models", model], cwd=place, env=environment, timeout=300)
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"{name}: {model} did not end in time") from None
+    if result.returncode == 0:
+        raise ValueError(f"{name}: {model} did not notice")
+    if "there is no model" in result.stdout:
+        raise ValueError(f"{name}: {result.stdout}")
+    return reason(result.stdout)
+
+
+def prepare(place):
+    """A copy of the workspace without what the models do not need."""
+    place.mkdir(parents=True, exist_ok=True)
+    for file in ("Cargo.toml", "Cargo.lock", "rustfmt.toml", "README.md"):
+        shutil.copy(ROOT / file, place / file)
+    for folder in ("cli", "benches", "examples", "tests"):
+        shutil.rmtree(place / folder, ignore_errors=True)
+        shutil.copytree(ROOT / folder, place / folder)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="the twins to check; all of them by default")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    chosen = [twin for twin in TWINS if not options.names or twin[0] in options.names]
+    if not chosen:
+        parser.error("there is no such twin")
+    places = queue.Queue()
+    for job in range(options.jobs):
+        place = ROOT / "target" / "twins" / str(job)
+        prepare(place)
+        places.put(place)
+
+    def one(twin):
+        place = places.get()
+        try:
+            return check(twin, place)
+        finally:
+            places.put(place)
+
+    missed = []
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        for twin, found in zip(chosen, [pool.submit(one, twin) for twin in chosen]):
+            try:
+                print(f"{twin[0]:<52} {twin[4]:<30} {found.result()}", flush=True)
+            except ValueError as error:
+                missed.append(twin[0])
+                print(f"NOT CAUGHT: {error}", flush=True)
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} broken twins caught")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
