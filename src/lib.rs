@@ -74,6 +74,9 @@
 //! last copy is gone, which is how death is known. The modules of the source open with the arguments that make each protocol correct.
 #![cfg(target_os = "linux")]
 
+#[cfg(not(target_has_atomic = "64"))]
+compile_error!("ringpipe needs a processor with 64-bit atomics: both sides of a pipe share 64-bit cursors");
+
 mod connection;
 mod copy;
 mod deadline;
