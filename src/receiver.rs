@@ -474,8 +474,9 @@ impl Receiver {
         // SAFETY: the payload has more than these bytes.
         unsafe { self.copy_out(record, 0, total.as_mut_ptr(), TOTAL) };
         let total = u64::from_le_bytes(total);
-        self.allow(total, maxlength)?;
-        if total > isize::MAX as u64 || (record.len - TOTAL) as u64 >= total {
+        // A 64-bit process can send what a 32-bit one cannot hold.
+        self.allow(total, maxlength.min(isize::MAX as usize))?;
+        if (record.len - TOTAL) as u64 >= total {
             return Err(self.corrupt());
         }
         let mut assembly = Assembly::new(total as usize, buf);

@@ -275,7 +275,10 @@ fn messages_of_several_gib_arrive_whole() {
     let _alone = alone();
     let _watchdog = watchdog(300);
     // Beyond what 32 bits can count, and no multiple of anything.
-    let len = (1_usize << 32) + 4099;
+    let Ok(len) = usize::try_from((1_u64 << 32) + 4099) else {
+        println!("skipped: no such message fits in the memory of a 32-bit process");
+        return;
+    };
     let (receiver, sender) = ringpipe::simplex().unwrap();
     let (child, mut receiver) = fork_split(receiver, sender, |mut sender| {
         let part = numbered(PART);
