@@ -402,7 +402,8 @@ fn thousands_of_pipes_leave_nothing_behind() {
         assert_eq!(after.0, fds, "descriptors");
         assert!(after.1 <= maps + 5, "{} mappings instead of {maps}", after.1);
         assert_eq!(after.2, threads, "threads");
-        assert!(after.3 <= rss + 2048, "{} KiB resident instead of {rss}", after.3);
+        // An emulator keeps books of its own about every mapping that ever was.
+        assert!(support::emulated() || after.3 <= rss + 2048, "{} KiB resident instead of {rss}", after.3);
         0
     });
     child.succeeds();

@@ -296,7 +296,7 @@ const PIPE: &str = "RINGPIPE_TEST_PIPE";
 
 /// This test binary, to be run again as a program that plays `role`.
 fn program(role: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    let mut command = support::command(std::env::current_exe().unwrap());
     command.args(["as_another_program", "--exact", "--nocapture", "--test-threads=1"]).env(ROLE, role);
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command

@@ -16,9 +16,11 @@
 //! may be held for ever. Panics in a child are fine: they write to standard error without a lock, and the parent's `wait` reports them.
 #![allow(dead_code, reason = "every test binary compiles this and uses a part")]
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError, mpsc};
@@ -64,6 +66,28 @@ fn say(message: &str) {
 const CHILD_LIMIT: u32 = 60;
 /// A child's exit code after a panic.
 const PANICKED: i32 = 101;
+
+/// A command that runs `program`, which is of this build's architecture.
+///
+/// Where the processor is of another, `RINGPIPE_RUNNER` names the emulator that runs this test, with its options, and runs `program`.
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
+    match std::env::var(RUNNER) {
+        Err(_) => Command::new(program),
+        Ok(runner) => {
+            let mut words = runner.split_whitespace();
+            let mut command = Command::new(words.next().expect("RINGPIPE_RUNNER names a program"));
+            command.args(words).arg(program);
+            command
+        }
+    }
+}
+
+const RUNNER: &str = "RINGPIPE_RUNNER";
+
+/// Whether an emulator runs this test, so that what the kernel tells about this process is also about the emulator.
+pub(crate) fn emulated() -> bool {
+    std::env::var_os(RUNNER).is_some()
+}
 
 /// Runs `body` in a child process, which exits with what it returns, or with 101 if it panics.
 ///
