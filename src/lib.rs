@@ -81,6 +81,9 @@ mod connection;
 mod copy;
 mod deadline;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gather;
 mod handover;
 mod layout;

@@ -23,8 +23,8 @@ enum Memory {
         map: MmapRaw,
         fd: OwnedFd,
     },
-    /// For unit tests: rings without a kernel, as miri wants them.
-    #[cfg(test)]
+    /// For unit tests and fuzzing: rings without a kernel, as miri wants them, between the red zones of a sanitizer.
+    #[cfg(any(test, fuzzing))]
     Heap {
         base: NonNull<u8>,
         layout: std::alloc::Layout,
@@ -61,7 +61,7 @@ impl Segment {
         Ok(Segment { memory, geometry })
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn heap(geometry: Geometry) -> Segment {
         let layout = std::alloc::Layout::from_size_align(geometry.segment_len(), 4096).unwrap();
         // SAFETY: the layout is not empty.
@@ -97,7 +97,7 @@ impl AsFd for Segment {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.memory {
             Memory::Mapped { fd, .. } => fd.as_fd(),
-            #[cfg(test)]
+            #[cfg(any(test, fuzzing))]
             Memory::Heap { .. } => unreachable!("a heap segment has no descriptor"),
         }
     }
@@ -112,13 +112,13 @@ impl Memory {
     fn base(&self) -> NonNull<u8> {
         match self {
             Memory::Mapped { map, .. } => NonNull::new(map.as_mut_ptr()).expect("mmap never returns address 0"),
-            #[cfg(test)]
+            #[cfg(any(test, fuzzing))]
             Memory::Heap { base, .. } => *base,
         }
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 impl Drop for Memory {
     fn drop(&mut self) {
         if let Memory::Heap { base, layout } = self {
