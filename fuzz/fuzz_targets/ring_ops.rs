@@ -108,14 +108,19 @@ struct Model {
     sent: usize,
     /// The room that every claim leaves has been used.
     aborted: bool,
+    buf: Vec<u8>,
 }
 
 thread_local! {
-    static RINGS: RefCell<[Ring; SIZES]> = RefCell::new(std::array::from_fn(|i| Ring::new(MIN_CAPACITY << i)));
+    /// And a buffer for what is received.
+    static RINGS: RefCell<([Ring; SIZES], Vec<u8>)> = RefCell::new((
+        std::array::from_fn(|i| Ring::new(MIN_CAPACITY << i)),
+        vec![0; MIN_CAPACITY << (SIZES - 1)],
+    ));
 }
 
 fuzz_target!(|input: Input| {
-    RINGS.with_borrow_mut(|rings| {
+    RINGS.with_borrow_mut(|(rings, buf)| {
         let size = usize::from(input.size) % SIZES;
         let (ring, start) = (&mut rings[size], input.start.cursor());
         ring.reset(start);
@@ -128,6 +133,7 @@ fuzz_target!(|input: Input| {
             records: VecDeque::new(),
             sent: 0,
             aborted: false,
+            buf: std::mem::take(buf),
         };
         for &step in input.steps.iter().take(MAX_STEPS) {
             model.perform(ring, step);
@@ -147,6 +153,7 @@ fuzz_target!(|input: Input| {
         model.check(ring);
         model.receive_all(ring);
         model.check(ring);
+        *buf = model.buf;
     });
 });
 
@@ -269,14 +276,14 @@ impl Model {
         (self.tail_word, self.begun_word) = (self.tail, self.tail);
     }
 
-    fn look(&self, ring: &mut Ring) {
+    fn look(&mut self, ring: &mut Ring) {
         let expected = self.records.front();
         let front = expected.map_or(Front::Empty, |e| Front::Record { kind: e.kind, len: e.len });
         assert_eq!(ring.front(), front, "{:?}", ring.cursors());
         if let Some(Expected { number, len, payload: true, .. }) = expected {
-            let mut buf = [0; MIN_CAPACITY << (SIZES - 1)];
-            ring.read(&mut buf[..*len]);
-            assert!(buf[..*len] == *message(*number, *len), "message {number} was damaged");
+            let buf = &mut self.buf[..*len];
+            ring.read(buf);
+            assert!(*buf == *message(*number, *len), "message {number} was damaged");
         }
     }
 
