@@ -1,27 +1,36 @@
 //! Any sequence of operations on a simplex pipe, against a model: a queue of what was sent and not received yet.
 //!
-//! One thread does both sides, so after every call it is certain what the pipe holds: each result is compared, not just survived.
+//! One thread does both sides, so after every call it is certain what the pipe holds: each result is compared, not just survived. Cursors
+//! start anywhere, so that they pass 2^32 and 2^64.
 #![no_main]
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use ringpipe::{AttachError, Builder, Receiver, RecvError, RecvIntoError, SendError, Sender};
+use ringpipe::{AttachError, Receiver, RecvError, RecvIntoError, SendError, Sender, fuzzing};
+use ringpipe_fuzz::{Start, message};
 
 /// Over before anything is looked at: what can be done at once is done, and then the call gives up.
 const BRIEF: Duration = Duration::from_nanos(1);
-/// Ends in the ring at a time: what waits in the bell is bounded by the kernel.
-const MAX_ENDS: usize = 16;
+/// What a buffer holds before anything is received.
+static UNTOUCHED: [u8; 1 << 16] = [0xa5; 1 << 16];
+/// Ends sent, in all; each is of a pipe of its own.
+const MAX_ENDS: usize = 3;
 const MAX_OPERATIONS: usize = 200;
+/// The ring is 4096 bytes, or a few powers of two more.
+const SIZES: usize = 3;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
-    /// The ring is 4096 bytes, or a few powers of two more.
     size: u8,
+    start: Start,
     operations: Vec<Operation>,
 }
 
@@ -50,7 +59,7 @@ enum Operation {
         commit: bool,
         form: Form,
     },
-    /// A message of any length, sent by a thread while this one receives.
+    /// A message of up to three times the ring, sent by a thread while this one receives. Once only: it takes a while.
     Stream {
         len: u16,
         form: Form,
@@ -85,13 +94,53 @@ enum Operation {
     CloseReceiver,
 }
 
+type Bytes = Cow<'static, [u8]>;
+
 enum Item {
-    Bytes(Vec<u8>),
+    Bytes(Bytes),
     /// A receiving end whose pipe holds this message.
-    End(Vec<u8>),
+    End(Bytes),
 }
 
-struct Pipe {
+/// What is made once and used by all executions.
+struct Kept {
+    pipes: [fuzzing::Pipe; SIZES],
+    /// Those whose receiving ends are sent.
+    sent: [fuzzing::Pipe; MAX_ENDS],
+    streamer: Streamer,
+}
+
+/// A thread that sends one message and gives the end back.
+struct Streamer {
+    jobs: mpsc::Sender<(Sender, &'static [u8])>,
+    done: mpsc::Receiver<Sender>,
+}
+
+impl Streamer {
+    fn start() -> Streamer {
+        let (jobs, taken) = mpsc::channel::<(Sender, &'static [u8])>();
+        let (finished, done) = mpsc::channel();
+        std::thread::spawn(move || {
+            for (mut sender, message) in taken {
+                sender.send_bytes(message).expect("the receiver lives");
+                finished.send(sender).expect("somebody waits");
+            }
+        });
+        Streamer { jobs, done }
+    }
+}
+
+thread_local! {
+    static KEPT: RefCell<Kept> = RefCell::new(Kept {
+        pipes: std::array::from_fn(|i| fuzzing::Pipe::new(4096 << i, Duration::ZERO)),
+        sent: std::array::from_fn(|_| fuzzing::Pipe::new(4096, Duration::ZERO)),
+        streamer: Streamer::start(),
+    });
+}
+
+struct Pipe<'a> {
+    ends: std::slice::IterMut<'a, fuzzing::Pipe>,
+    streamer: Option<&'a Streamer>,
     receiver: Option<Receiver>,
     sender: Option<Sender>,
     model: VecDeque<Item>,
@@ -105,39 +154,30 @@ struct Pipe {
 }
 
 fuzz_target!(|input: Input| {
-    let capacity = 4096 << (input.size % 3);
-    let (receiver, sender) = Builder::new().capacity(capacity).spin(Duration::ZERO).simplex().expect("a pipe");
-    let mut pipe = Pipe {
-        receiver: Some(receiver),
-        sender: Some(sender),
-        model: VecDeque::new(),
-        sent: 0,
-        watched: false,
-        ended: false,
-        taken_back: false,
-    };
-    for operation in input.operations.into_iter().take(MAX_OPERATIONS) {
-        pipe.perform(operation);
-        pipe.check();
-    }
-    // Whatever was sent and not received is still there, whole and in order.
-    pipe.sender = None;
-    if pipe.receiver.is_some() && !pipe.ended {
-        while !pipe.model.is_empty() {
-            match pipe.model.front() {
-                // The first passes over what was taken back.
-                Some(Item::End(_)) => {
-                    pipe.recv(Form::Try);
-                    pipe.recv_end(true);
-                }
-                _ => pipe.recv(Form::Try),
-            }
+    KEPT.with_borrow_mut(|Kept { pipes, sent, streamer }| {
+        let kept = &mut pipes[usize::from(input.size) % SIZES];
+        let (receiver, sender) = kept.ends(input.start.cursor());
+        let mut pipe = Pipe {
+            ends: sent.iter_mut(),
+            streamer: Some(streamer),
+            receiver: Some(receiver),
+            sender: Some(sender),
+            model: VecDeque::new(),
+            sent: 0,
+            watched: false,
+            ended: false,
+            taken_back: false,
+        };
+        for operation in input.operations.into_iter().take(MAX_OPERATIONS) {
+            pipe.perform(operation);
+            pipe.check();
         }
-        pipe.recv(Form::Timeout);
-    }
+        pipe.drain();
+        kept.give_back(pipe.receiver, pipe.sender);
+    });
 });
 
-impl Pipe {
+impl Pipe<'_> {
     fn perform(&mut self, operation: Operation) {
         match operation {
             Operation::Send { len, form } => self.send(len.into(), form),
@@ -176,16 +216,35 @@ impl Pipe {
         }
     }
 
+    /// Whatever was sent and not received is still there, whole and in order.
+    fn drain(&mut self) {
+        if self.receiver.is_none() || self.ended {
+            return;
+        }
+        while !self.model.is_empty() {
+            match self.model.front() {
+                // The first passes over what was taken back.
+                Some(Item::End(_)) => {
+                    self.recv(Form::Try);
+                    self.recv_end(true);
+                }
+                _ => self.recv(Form::Try),
+            }
+        }
+        self.recv(Form::Timeout);
+    }
+
     // --- sending ------------------------------------------------------------------------------------
 
     /// The next message: its bytes say which one it is.
-    fn message(&mut self, len: usize) -> Vec<u8> {
+    fn message(&mut self, len: usize) -> &'static [u8] {
         self.sent += 1;
-        (0..len).map(|i| (self.sent * 31 + i * 7 + i / 256) as u8).collect()
+        message(self.sent, len)
     }
 
     /// Compares what a send returned with what it may return.
-    fn sent(&mut self, message: Vec<u8>, form: Form, empty: bool, result: Result<(), SendError>) {
+    fn sent(&mut self, message: impl Into<Bytes>, form: Form, empty: bool, result: Result<(), SendError>) {
+        let message = message.into();
         let sender = self.sender.as_ref().expect("it has just sent");
         let (max_reserve, capacity) = (sender.max_reserve(), sender.capacity());
         let open = self.receiver.is_some() && !self.ended;
@@ -219,10 +278,10 @@ impl Pipe {
         };
         let empty = sender.fill() == 0;
         let result = match form {
-            Form::Try => sender.try_send_bytes(&message),
-            Form::Zero => sender.send_bytes_timeout(&message, Duration::ZERO),
-            Form::Timeout => sender.send_bytes_timeout(&message, BRIEF),
-            Form::Deadline => sender.send_bytes_deadline(&message, Instant::now() + BRIEF),
+            Form::Try => sender.try_send_bytes(message),
+            Form::Zero => sender.send_bytes_timeout(message, Duration::ZERO),
+            Form::Timeout => sender.send_bytes_timeout(message, BRIEF),
+            Form::Deadline => sender.send_bytes_deadline(message, Instant::now() + BRIEF),
         };
         self.sent(message, form, empty, result);
     }
@@ -233,7 +292,7 @@ impl Pipe {
             return;
         };
         let empty = sender.fill() == 0;
-        let slices = [IoSlice::new(&parts[0]), IoSlice::new(&parts[1]), IoSlice::new(&parts[2])];
+        let slices = [IoSlice::new(parts[0]), IoSlice::new(parts[1]), IoSlice::new(parts[2])];
         let result = match form {
             Form::Try => sender.try_send_vectored(&slices),
             Form::Zero => sender.send_vectored_timeout(&slices, Duration::ZERO),
@@ -279,10 +338,12 @@ impl Pipe {
     }
 
     fn stream(&mut self, len: usize, form: Form) {
-        let message = self.message(len * 4);
-        if self.receiver.is_none() || self.ended {
+        if self.receiver.is_none() || self.ended || self.sender.is_none() {
             return;
         }
+        let Some(streamer) = self.streamer.take() else {
+            return;
+        };
         // Everything before it, so that what is received below is this message.
         while !self.model.is_empty() {
             match self.model.front() {
@@ -293,36 +354,36 @@ impl Pipe {
                 _ => self.recv(form),
             }
         }
-        let (Some(sender), Some(receiver)) = (&mut self.sender, &mut self.receiver) else {
+        let (Some(sender), Some(mut receiver)) = (self.sender.take(), self.receiver.take()) else {
             return;
         };
+        let message = self.message(len % (3 * sender.capacity()));
+        streamer.jobs.send((sender, message)).expect("the thread runs");
         let mut buf = vec![0; message.len()];
-        let received = std::thread::scope(|scope| {
-            scope.spawn(|| sender.send_bytes(&message).expect("the receiver lives"));
-            loop {
-                let result = match form {
-                    Form::Try => receiver.try_recv_bytes(),
-                    Form::Zero => match receiver.recv_bytes_into_timeout(&mut buf, 0, BRIEF) {
-                        Ok(len) => Ok(buf[..len].to_vec()),
-                        Err(RecvIntoError::Recv(e)) => Err(e),
-                        Err(e) => panic!("{e:?}"),
-                    },
-                    Form::Timeout => receiver.recv_bytes_timeout(BRIEF),
-                    Form::Deadline => receiver.recv_guard().map(|guard| guard.to_vec()),
-                };
-                match result {
-                    // Taken in several calls: nothing of it is lost in between.
-                    Err(RecvError::Empty | RecvError::TimedOut) => std::thread::yield_now(),
-                    result => return result.expect("the sender lives"),
-                }
+        let received = loop {
+            let result = match form {
+                Form::Try => receiver.try_recv_bytes(),
+                Form::Zero => match receiver.recv_bytes_into_timeout(&mut buf, 0, BRIEF) {
+                    Ok(len) => Ok(buf[..len].to_vec()),
+                    Err(RecvIntoError::Recv(e)) => Err(e),
+                    Err(e) => panic!("{e:?}"),
+                },
+                Form::Timeout => receiver.recv_bytes_timeout(BRIEF),
+                Form::Deadline => receiver.recv_guard().map(|guard| guard.to_vec()),
+            };
+            match result {
+                // Taken in several calls: nothing of it is lost in between.
+                Err(RecvError::Empty | RecvError::TimedOut) => std::thread::yield_now(),
+                result => break result.expect("the sender lives"),
             }
-        });
+        };
         assert!(received == message, "a long message was damaged");
+        self.sender = Some(streamer.done.recv().expect("the thread runs"));
+        self.receiver = Some(receiver);
     }
 
     fn send_end(&mut self) {
-        let ends = self.model.iter().filter(|item| matches!(item, Item::End(_))).count();
-        if ends >= MAX_ENDS || self.receiver.is_none() || self.ended {
+        if self.receiver.is_none() || self.ended {
             return;
         }
         let message = self.message(5);
@@ -333,10 +394,13 @@ impl Pipe {
         if sender.try_reserve(16).is_err() {
             return;
         }
-        let (theirs, mut ours) = Builder::new().capacity(4096).simplex().expect("a pipe");
-        ours.send_bytes(&message).expect("a fresh pipe");
+        let Some(pipe) = self.ends.next() else {
+            return;
+        };
+        let (theirs, mut ours) = pipe.ends(0);
+        ours.send_bytes(message).expect("a fresh pipe");
         sender.send_end(theirs).expect("there is room, and a receiver");
-        self.model.push_back(Item::End(message));
+        self.model.push_back(Item::End(message.into()));
     }
 
     // --- receiving ----------------------------------------------------------------------------------
@@ -363,7 +427,7 @@ impl Pipe {
 
     fn expect(&mut self, received: &[u8]) {
         match self.model.pop_front() {
-            Some(Item::Bytes(expected)) => assert!(received == expected, "a message was damaged"),
+            Some(Item::Bytes(expected)) => assert!(received == &*expected, "a message was damaged"),
             Some(Item::End(_)) => panic!("an end was received as bytes"),
             None => panic!("{} bytes out of nowhere", received.len()),
         }
@@ -413,21 +477,25 @@ impl Pipe {
         let Some(receiver) = &mut self.receiver else {
             return;
         };
-        let mut buf = vec![0xa5; room];
+        let mut buf = UNTOUCHED[..room].to_vec();
         let result = match form {
             Form::Try => receiver.try_recv_bytes_into(&mut buf, offset),
             Form::Zero => receiver.recv_bytes_into_timeout(&mut buf, offset, Duration::ZERO),
             Form::Timeout => receiver.recv_bytes_into_timeout(&mut buf, offset, BRIEF),
             Form::Deadline => receiver.recv_bytes_into_deadline(&mut buf, offset, Instant::now() + BRIEF),
         };
-        let untouched = |part: &[u8]| part.iter().all(|&byte| byte == 0xa5);
+        let untouched = |part: &[u8]| part == &UNTOUCHED[..part.len()];
+        // A long message that was taken back may have left its bytes behind the offset.
+        let taken_back = self.taken_back;
         match result {
             Ok(len) => {
-                assert!(untouched(&buf[..offset]) && untouched(&buf[offset + len..]), "written outside the message");
+                assert!(untouched(&buf[..offset]), "written before the offset");
+                assert!(taken_back || untouched(&buf[offset + len..]), "written behind the message");
                 self.expect(&buf[offset..offset + len]);
             }
             Err(RecvIntoError::TooShort(e)) => {
-                assert!(e.room == room - offset && e.message.len() > e.room && untouched(&buf));
+                assert!(e.room == room - offset && e.message.len() > e.room);
+                assert!(untouched(&buf[..offset]) && (taken_back || untouched(&buf)));
                 self.expect(&e.message);
             }
             Err(RecvIntoError::BadOffset { .. }) => assert!(offset > room),
@@ -475,7 +543,7 @@ impl Pipe {
         match result {
             Ok(mut end) => match self.model.pop_front() {
                 Some(Item::End(message)) => {
-                    assert_eq!(end.recv_bytes().expect("sent before the end was"), message);
+                    assert_eq!(*message, end.recv_bytes().expect("sent before the end was"));
                     assert!(matches!(end.recv_bytes(), Err(RecvError::Disconnected)));
                 }
                 _ => panic!("an end out of nowhere"),
