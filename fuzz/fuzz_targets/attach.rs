@@ -1,8 +1,9 @@
 //! Attaching to whatever a hostile process may send over a Unix socket: any frame, any descriptors, memory files with any length, seals
 //! and contents. Also the same descriptors named by an environment variable of any content.
 //!
-//! The answer is an error or an end that can be used: no panic, no crash, no call that goes on for ever. Run with
-//! `-timeout=10 -malloc_limit_mb=64`.
+//! The answer is an error or an end that can be used: no panic, no crash, no call that goes on for ever. An end is had only from memory whose
+//! size cannot change and whose header says what it is; what is right all over is never refused; and either way no descriptor is left
+//! behind.
 #![no_main]
 
 use std::fs::File;
@@ -17,11 +18,15 @@ use std::time::Duration;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use ringpipe::{AttachError, Connection, End, Receiver, RecvIntoError, Sender};
+use ringpipe_fuzz::Allocated;
 
 const MAX_FDS: usize = 6;
+/// No memory file chooses more than the messages used here take.
+const MAX_ALLOCATION: usize = 1 << 20;
 const VARIABLE: &str = "FUZZED_PIPE";
 /// The header and the control blocks take a page.
 const RINGS_AT: u64 = 4096;
+const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -135,25 +140,34 @@ fuzz_target!(|input: Input| {
     let Some(segment) = input.segment.make() else {
         return;
     };
+    let judged = Judged::of(&segment);
+    let free = lowest_free_descriptor();
+    Allocated::reset();
     // Kept until the end: the other sides of sockets.
     let mut peers: Vec<OwnedFd> = Vec::new();
     let fds: Vec<OwnedFd> = input.fds.iter().take(MAX_FDS).map(|fd| fd.make(&segment, &mut peers)).collect();
     match input.wanted {
         Kind::Sender => {
-            if let Ok(mut end) = attach::<Sender>(&input, fds) {
+            let end = attach::<Sender>(&input, fds);
+            judged.check(&input, end.as_ref().map(Sender::capacity));
+            if let Ok(mut end) = end {
                 input.uses.iter().for_each(|u| use_sender(&mut end, u));
             }
         }
         Kind::Receiver => {
-            if let Ok(mut end) = attach::<Receiver>(&input, fds) {
+            let end = attach::<Receiver>(&input, fds);
+            judged.check(&input, end.as_ref().map(Receiver::capacity));
+            if let Ok(mut end) = end {
                 input.uses.iter().for_each(|u| use_receiver(&mut end, u));
             }
         }
         Kind::Connection => {
-            let mut end = attach::<Connection>(&input, fds).ok();
+            let end = attach::<Connection>(&input, fds);
+            judged.check(&input, end.as_ref().map(|end| end.sender().capacity()));
+            let mut end = end.ok();
             for u in &input.uses {
                 let Some(mut conn) = end.take() else {
-                    return;
+                    break;
                 };
                 if let Use::HandOver = u {
                     let (here, there) = UnixStream::pair().expect("a socket");
@@ -167,7 +181,83 @@ fuzz_target!(|input: Input| {
             }
         }
     }
+    drop(peers);
+    let largest = Allocated::so_far().largest;
+    assert!(largest <= MAX_ALLOCATION, "{largest} bytes were allocated in one piece");
+    assert_eq!(lowest_free_descriptor(), free, "a descriptor was left behind");
 });
+
+/// The number that the next descriptor would have.
+fn lowest_free_descriptor() -> RawFd {
+    null().as_raw_fd()
+}
+
+/// What the memory file is, as the kernel and its header say just before it is handed over.
+struct Judged {
+    sealed: bool,
+    header_is_right: bool,
+    capacity: u64,
+    directions: u32,
+}
+
+impl Judged {
+    fn of(segment: &File) -> Judged {
+        let mut header = [0; 32];
+        let whole = segment.read_exact_at(&mut header, 0).is_ok();
+        let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("4 bytes"));
+        let capacity = u64::from(word(16)) | u64::from(word(20)) << 32;
+        let directions = word(24);
+        let len = segment.metadata().expect("our own file").len();
+        let fitting = capacity.checked_mul(directions.into()).and_then(|rings| rings.checked_add(RINGS_AT)) == Some(len);
+        let sensible = capacity.is_power_of_two() && (4096..=1 << 30).contains(&capacity) && (1..=2).contains(&directions);
+        let ours = header[..8] == *b"ringpipe" && word(8) == 1 && word(12) == 1;
+        // SAFETY: an open descriptor, and no pointers.
+        let seals = unsafe { libc::fcntl(segment.as_raw_fd(), libc::F_GET_SEALS) };
+        let sealed = seals >= 0 && seals & SEALS == SEALS;
+        Judged { sealed, header_is_right: whole && ours && sensible && fitting, capacity, directions }
+    }
+
+    /// Compares what came of the hand-over with what may come.
+    fn check(&self, input: &Input, attached: Result<usize, &AttachError>) {
+        match attached {
+            Ok(capacity) => {
+                assert!(self.sealed, "attached to memory whose size can change");
+                assert!(self.header_is_right, "attached to memory that is not what it has to be");
+                assert_eq!(capacity as u64, self.capacity);
+            }
+            Err(e) => {
+                assert!(!e.to_string().is_empty());
+                assert!(!self.is_all_right(input), "refused without need: {e}");
+            }
+        }
+    }
+
+    /// Whether this is just what an honest peer would have sent.
+    fn is_all_right(&self, input: &Input) -> bool {
+        let Frame::Almost { magic: false, version, kind, direction, fds, .. } = input.frame else {
+            return false;
+        };
+        let bells = match input.wanted {
+            Kind::Sender | Kind::Receiver => 1,
+            Kind::Connection => 2,
+        };
+        let (number, count) = input.wanted.in_a_frame();
+        let frame_is_right = version.is_none_or(|v| v == 1)
+            && kind.is_none_or(|k| k == number)
+            && fds.is_none_or(|fds| fds == count)
+            && u32::from(direction) < self.directions
+            && (bells == 1 || self.directions == 2);
+        let fds_are_right = matches!(input.fds.first(), Some(Fd::Segment))
+            && input.fds.len() == bells + 1
+            && input.fds[1..].iter().all(|fd| matches!(fd, Fd::Bell { .. }));
+        let in_one_piece = matches!(input.by, Transport::Socket) && input.split.is_none_or(|at| at > 0);
+        // What the kernel does not let us write to is rightly refused.
+        let writable = input.segment.seals.is_none();
+        // Too large to be mapped, perhaps.
+        let modest = self.capacity <= 1 << 24;
+        self.sealed && self.header_is_right && frame_is_right && fds_are_right && in_one_piece && writable && modest
+    }
+}
 
 fn attach<E: End>(input: &Input, fds: Vec<OwnedFd>) -> Result<E, AttachError> {
     let frame = input.frame.bytes(input.wanted);
@@ -253,16 +343,23 @@ fn use_receiver(end: &mut Receiver, u: &Use) {
 
 // --- making what is sent -----------------------------------------------------------------------------
 
+impl Kind {
+    /// Its number, and how many descriptors it takes.
+    fn in_a_frame(self) -> (u8, u8) {
+        match self {
+            Kind::Sender => (1, 2),
+            Kind::Receiver => (2, 2),
+            Kind::Connection => (3, 3),
+        }
+    }
+}
+
 impl Frame {
     fn bytes(&self, wanted: Kind) -> Vec<u8> {
         match self {
             Frame::Any(bytes) => bytes.clone(),
             &Frame::Almost { magic, version, kind, direction, fds, rest } => {
-                let (number, count) = match wanted {
-                    Kind::Sender => (1, 2),
-                    Kind::Receiver => (2, 2),
-                    Kind::Connection => (3, 3),
-                };
+                let (number, count) = wanted.in_a_frame();
                 let mut bytes = if magic { b"RINGPIPE".to_vec() } else { b"ringpipe".to_vec() };
                 bytes.extend([version.unwrap_or(1), kind.unwrap_or(number), direction, fds.unwrap_or(count)]);
                 bytes.extend([rest; 4]);
@@ -308,8 +405,7 @@ impl Segment {
         for (at, bytes) in &self.writes {
             write((*at).into(), bytes);
         }
-        let right = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-        let seals = self.seals.map_or(right, |seals| i32::from(seals) & 0x1f);
+        let seals = self.seals.map_or(SEALS, |seals| i32::from(seals) & 0x1f);
         // SAFETY: an open descriptor, and no pointers. Where a combination is refused, the file stays unsealed.
         unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
         Some(file)

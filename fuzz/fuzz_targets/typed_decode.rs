@@ -1,5 +1,5 @@
-//! Receiving values out of any bytes: an error or a value, with no more memory than the message warrants, and what was decoded encodes to
-//! bytes that decode to an equal value.
+//! Receiving values out of any bytes: an error or a value that took all of them, with no more memory than the message warrants; and what was
+//! decoded encodes to bytes that decode to an equal value.
 //!
 //! The first byte of the input chooses the type, the rest is the message.
 #![no_main]
@@ -143,6 +143,11 @@ impl Pipe {
         assert!(encoded.len() <= message.len(), "a value of {} bytes out of {}", encoded.len(), message.len());
         self.sender.try_send(&value).expect("there is room for one message");
         let again = self.receiver.try_recv::<T>().expect("it was encoded");
+        // Every byte belongs to the value: less is none.
+        if let Some((_, start)) = message.split_last() {
+            self.sender.try_send_bytes(start).expect("there is room for one message");
+            assert!(matches!(self.receiver.try_recv::<T>(), Err(RecvError::Decode(_))), "some bytes were not used");
+        }
         // A float that is not wrapped may be NaN, which equals nothing, but its bytes stay the same.
         let equal = again == value || postcard::to_stdvec(&again).expect("it was decoded") == encoded;
         assert!(equal, "{value:?} became {again:?}");
