@@ -1,6 +1,7 @@
-//! The `ringpipe` command: measures ringpipe between two processes, against what the kernel has.
+//! The `ringpipe` command: measures ringpipe between two processes, against what the kernel has, and puts it under stress.
 
 mod bench;
+mod soak;
 
 use std::os::fd::RawFd;
 use std::process::ExitCode;
@@ -31,6 +32,15 @@ enum Command {
     /// The second process of a measurement
     #[command(name = bench::PEER, hide = true)]
     Peer { descriptors: Vec<RawFd> },
+    /// Put pipes under stress for a given time, and verify every message
+    #[command(long_about = soak::LONG_ABOUT)]
+    Soak(soak::Args),
+    /// A process that plays rounds of a soak
+    #[command(name = soak::WORKER, hide = true)]
+    SoakWorker(soak::WorkerOrder),
+    /// One side of a round, started anew
+    #[command(name = soak::SIDE, hide = true)]
+    SoakSide(soak::SideOrder),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +49,9 @@ fn main() -> ExitCode {
         None => bench::run(&cli.bench),
         Some(Command::Bench(args)) => bench::run(&args),
         Some(Command::Peer { descriptors }) => bench::peer(&descriptors),
+        Some(Command::Soak(args)) => soak::run(&args),
+        Some(Command::SoakWorker(order)) => soak::work(&order).map_err(|never| match never {}),
+        Some(Command::SoakSide(order)) => soak::resume_side(&order),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
