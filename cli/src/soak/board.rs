@@ -79,6 +79,8 @@ pub(crate) struct Tx {
     /// Numbers below this have been begun...
     pub(crate) begun: AtomicU64,
     pub(crate) begun_at: AtomicU64,
+    /// When the last send returned. Stored before `resolved`.
+    pub(crate) sent_at: AtomicU64,
     /// ...and below this it is known what became of them: sent, unless the log says otherwise.
     pub(crate) resolved: AtomicU64,
     /// The process whose turn it is; one that was killed leaves it.
@@ -103,6 +105,9 @@ pub(crate) struct Rx {
     pub(crate) last_cut: AtomicU64,
     /// The longest that a message took that had been begun while somebody waited for it.
     pub(crate) longest_wait: AtomicU64,
+    /// Messages for which somebody waited, as far as wake-ups are timed, and how many of them came slowly.
+    pub(crate) wakes: AtomicU64,
+    pub(crate) slow_wakes: AtomicU64,
 }
 
 const LOG: usize = 4096;
@@ -189,13 +194,8 @@ impl Board {
 
     /// Grows as long as anybody gets on.
     pub(crate) fn progress(&self) -> u64 {
-        let lanes = self.lanes.iter().map(|lane| {
-            let (tx, rx) = (&lane.tx, &lane.rx);
-            let words = [&tx.begun, &tx.resolved, &rx.messages, &rx.cuts];
-            words.map(|word| word.load(Ordering::Relaxed)).iter().sum::<u64>()
-        });
         let roles = self.roles().map(|role| 1 + role.end.load(Ordering::Relaxed));
-        lanes.sum::<u64>() + roles.sum::<u64>()
+        self.lanes.iter().map(Lane::progress).sum::<u64>() + roles.sum::<u64>()
     }
 }
 
@@ -252,6 +252,13 @@ impl Role {
 }
 
 impl Lane {
+    /// Grows as long as this direction gets on.
+    pub(crate) fn progress(&self) -> u64 {
+        let (tx, rx) = (&self.tx, &self.rx);
+        let words = [&tx.begun, &tx.resolved, &tx.retries, &rx.messages, &rx.cuts];
+        words.map(|word| word.load(Ordering::Relaxed)).iter().sum()
+    }
+
     pub(crate) fn fate(&self, number: u64) -> Option<Fate> {
         let len = self.log.len.load(Ordering::Acquire) as usize;
         let entry = |i: usize| self.log.entries[i].load(Ordering::Relaxed);

@@ -10,12 +10,21 @@ use crate::soak::clock::{nanos, now};
 /// How long a message that is under way may keep a waiting receiver waiting, and how late a time-out may come. A lost wake-up shows as a
 /// wait of nearly a second, after which a parked side looks by itself.
 pub(crate) const LATE: Duration = Duration::from_millis(500);
+/// How long passing through the ring, piece by piece, may take for each MiB of a message.
+pub(crate) const PER_MIB: Duration = Duration::from_millis(300);
+/// What a wake-up takes at most, apart from the time to get a processor: a wake-up that was lost on the futex shows as a wait of some
+/// 4 ms, after which a sleeping side looks by itself.
+pub(crate) const SLOW: Duration = Duration::from_millis(2);
+/// So many slow ones in one direction of a round are no accident...
+pub(crate) const SLOW_IN_A_ROUND: u64 = 5;
+/// ...if they are more than one of so many.
+pub(crate) const SLOW_OF: u64 = 10_000;
 /// How long the other side may take to notice a SIGKILL.
 pub(crate) const UNNOTICED: Duration = Duration::from_secs(2);
 /// How long nobody may get on at all.
 pub(crate) const STALL: Duration = Duration::from_secs(10);
 /// How long a round may last beyond its time.
-pub(crate) const OVERTIME: Duration = Duration::from_secs(40);
+pub(crate) const OVERTIME: Duration = Duration::from_secs(20);
 
 /// The start of something that should not take long.
 #[derive(Clone, Copy)]

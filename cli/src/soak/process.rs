@@ -3,6 +3,7 @@
 use std::ffi::c_int;
 use std::fs;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 /// Forks. `None` in the child. To be called by processes with one thread only, so that the child may do whatever it likes.
@@ -132,6 +133,22 @@ pub(crate) fn open_descriptors() -> io::Result<usize> {
 pub(crate) fn run_delay(thread: u64) -> u64 {
     let text = fs::read_to_string(format!("/proc/{thread}/schedstat")).unwrap_or_default();
     text.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+/// Tells for how many nanoseconds the thread that made it was ready to run and did not.
+pub(crate) struct OwnDelay(Option<fs::File>);
+
+impl OwnDelay {
+    pub(crate) fn new() -> OwnDelay {
+        OwnDelay(fs::File::open("/proc/thread-self/schedstat").ok())
+    }
+
+    /// `None` where the kernel does not say.
+    pub(crate) fn get(&self) -> Option<u64> {
+        let mut text = [0; 64];
+        let len = self.0.as_ref()?.read_at(&mut text, 0).ok()?;
+        std::str::from_utf8(&text[..len]).ok()?.split_whitespace().nth(1)?.parse().ok()
+    }
 }
 
 /// Nanoseconds for which the hypervisor kept this machine's processors from running, in all.

@@ -9,12 +9,13 @@ use ringpipe::{Receiver, RecvError, RecvIntoError};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll};
 
 use crate::soak::board::{Board, Lane};
-use crate::soak::clock::now;
-use crate::soak::patience::Start;
-use crate::soak::plan::{Pace, Plan, Who};
+use crate::soak::clock::{nanos, now};
+use crate::soak::patience::{PER_MIB, SLOW, Start};
+use crate::soak::plan::{Pace, Plan, Shape, Who};
+use crate::soak::process::OwnDelay;
 use crate::soak::random::Random;
 use crate::soak::script::{Fate, Script, Tracker};
-use crate::soak::send::check_timeout;
+use crate::soak::send::{check_timeout, rest};
 
 /// The receiving role of a direction.
 pub(crate) struct Rx<'a> {
@@ -22,15 +23,17 @@ pub(crate) struct Rx<'a> {
     pub(crate) lane: &'a Lane,
     script: Script,
     tracker: Tracker,
-    pub(crate) pace: Pace,
+    pace: Pace,
     only: Option<u64>,
     clocked: bool,
     /// Others have copies of the end: what a time-out leaves behind of a long message would be this copy's alone.
-    pub(crate) shares: bool,
+    shares: bool,
     unannounced: bool,
-    pub(crate) random: Random,
+    /// Where single wake-ups are timed.
+    delay: Option<OwnDelay>,
+    random: Random,
     message: Vec<u8>,
-    pub(crate) epoll: Option<OwnedFd>,
+    epoll: Option<OwnedFd>,
 }
 
 pub(crate) enum Got {
@@ -100,6 +103,7 @@ impl<'a> Rx<'a> {
             clocked: plan.clocked,
             shares: plan.is_copied(Who { lane, sends: false }),
             unannounced: plan.may_go_unannounced(lane),
+            delay: times_wakes(plan, lane).then(OwnDelay::new),
             random: Random::new(plan.key(20 + lane as u64)),
             message: Vec::new(),
             epoll: None,
@@ -109,6 +113,7 @@ impl<'a> Rx<'a> {
     /// Receives the next message and checks it.
     pub(crate) fn one(&mut self, receiver: &mut Receiver, until: u64) -> Result<Got, String> {
         let start = self.clocked.then(|| Start::now(self.board));
+        let delay = self.delay.as_ref().and_then(OwnDelay::get);
         loop {
             let ways = if self.shares { &WAYS[..STEADFAST] } else { &WAYS };
             let how = match self.only {
@@ -117,6 +122,9 @@ impl<'a> Rx<'a> {
             };
             match self.fetch(receiver, how) {
                 Ok(()) => {
+                    if let (Some(start), Some(delay)) = (start, delay) {
+                        self.time_wake(start, delay);
+                    }
                     self.judge(how)?;
                     if let Some(start) = start {
                         self.judge_time(start, how)?;
@@ -173,11 +181,12 @@ impl<'a> Rx<'a> {
     fn judge_time(&self, start: Start, how: How) -> Result<(), String> {
         let begun_at = self.lane.tx.begun_at.load(Ordering::Relaxed);
         let end = now();
-        // Passing through the ring piece by piece takes its time.
-        if self.message.len() > 256 << 10 || self.unannounced {
+        if self.unannounced {
             return Ok(());
         }
-        let took = end.saturating_sub(begun_at.max(start.at));
+        // Passing through the ring piece by piece takes its time.
+        let passage = nanos(PER_MIB) * (self.message.len() >> 10) as u64 / 1024;
+        let took = end.saturating_sub(begun_at.max(start.at)).saturating_sub(passage);
         if took > self.lane.rx.longest_wait.load(Ordering::Relaxed) {
             let own = took.min(start.own_time(self.board, end));
             self.lane.rx.longest_wait.fetch_max(own, Ordering::Relaxed);
@@ -191,6 +200,29 @@ impl<'a> Rx<'a> {
             }
         }
         Ok(())
+    }
+
+    /// How long it took from the return of the send to the return of the receive, apart from the time to get a processor. Single wake-ups
+    /// may be slow for reasons of the machine; the referee judges how many were.
+    fn time_wake(&self, start: Start, delay: u64) {
+        let end = now();
+        let (rx, tx) = (&self.lane.rx, &self.lane.tx);
+        if tx.begun_at.load(Ordering::Relaxed) < start.at {
+            return;
+        }
+        rx.wakes.fetch_add(1, Ordering::Relaxed);
+        // Otherwise the sender has gone on already, or has not even returned.
+        let is_last = self.tracker.next() == [tx.resolved.load(Ordering::Acquire).wrapping_sub(1)];
+        let sent_at = tx.sent_at.load(Ordering::Relaxed);
+        if !is_last || sent_at < start.at {
+            return;
+        }
+        if let Some(slept) = end.saturating_sub(sent_at).checked_sub(nanos(SLOW)) {
+            let delayed = self.delay.as_ref().and_then(OwnDelay::get).unwrap_or(u64::MAX) - delay;
+            if slept > delayed {
+                rx.slow_wakes.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Puts the next message into `self.message`.
@@ -324,6 +356,22 @@ impl<'a> Rx<'a> {
         Ok(())
     }
 
+    /// After a fork, in the copy: what belongs to the other process is made anew.
+    pub(crate) fn become_copy(&mut self, random: Random) {
+        self.random = random;
+        self.epoll = None;
+        self.delay = self.delay.as_ref().map(|_| OwnDelay::new());
+    }
+
+    /// Messages until the next look around; rests before each.
+    pub(crate) fn batch(&mut self) -> u64 {
+        self.random.within(1..=40)
+    }
+
+    pub(crate) fn rest(&mut self) {
+        rest(self.board, self.pace, &mut self.random);
+    }
+
     /// Takes note of what others with copies of the end have received.
     pub(crate) fn refresh(&mut self, after_a_kill: bool) {
         self.tracker = self.lane.tracker();
@@ -333,6 +381,12 @@ impl<'a> Rx<'a> {
             lane.set_tracker(&self.tracker);
         }
     }
+}
+
+/// Whether single wake-ups are timed: where a message mostly finds its receiver waiting, and nobody is stopped.
+fn times_wakes(plan: &Plan, lane: usize) -> bool {
+    let is_awaited = plan.shape == Shape::PingPong || plan.lanes[lane].send.pace != Pace::FlatOut;
+    plan.clocked && is_awaited && plan.stops.is_empty()
 }
 
 /// `poll(2)`: whether a descriptor becomes readable, or is hung up.

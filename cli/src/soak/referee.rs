@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::soak::board::{Board, End, Role};
 use crate::soak::clock::{nanos, now};
-use crate::soak::patience::{OVERTIME, STALL, Start, UNNOTICED};
+use crate::soak::patience::{OVERTIME, SLOW, SLOW_IN_A_ROUND, SLOW_OF, STALL, Start, UNNOTICED};
 use crate::soak::plan::{Plan, Shape, Who};
 use crate::soak::process::{self, Reaped, Status};
 use crate::soak::random::Random;
@@ -46,6 +46,12 @@ enum Event {
     Kill(Who),
     Stop(Who, Duration),
     Continue(i32),
+}
+
+/// How far a direction has got, and since when.
+struct Path {
+    progress: u64,
+    moved: Start,
 }
 
 /// Time that the machine kept from the processes of the round.
@@ -128,6 +134,7 @@ impl Round<'_> {
     fn watch(&mut self) -> Result<(), String> {
         let (mut progress, mut moved) = (0, Start::now(&self.board));
         let beginning = moved;
+        let mut paths = [Path { progress: 0, moved }, Path { progress: 0, moved }];
         loop {
             loop {
                 match process::reap().map_err(|e| format!("waitpid: {e}"))? {
@@ -144,6 +151,9 @@ impl Round<'_> {
             if progress_now != progress {
                 (progress, moved) = (progress_now, Start::now(&self.board));
             }
+            for (lane, path) in paths.iter_mut().enumerate() {
+                self.watch_path(lane, path)?;
+            }
             if moved.own_time(&self.board, now()) > nanos(STALL) {
                 return Err(format!("nobody gets on any more, for {STALL:?}"));
             }
@@ -152,6 +162,33 @@ impl Round<'_> {
             }
             self.sleep();
         }
+    }
+
+    /// A direction in which nothing moved for long, and then went on: as if by itself, since parked sides look once a second.
+    fn watch_path(&self, lane: usize, path: &mut Path) -> Result<(), String> {
+        let words = &self.board.lanes[lane];
+        let progress = words.progress();
+        let has = |sends: bool| {
+            let mut roles = self.board.roles().filter(move |role| is(role, Who { lane, sends }));
+            roles.any(|role| role.left_at().is_none())
+        };
+        let is_long = self.plan.script(lane).len(words.tx.begun.load(Ordering::Relaxed).saturating_sub(1)) > 256 << 10;
+        // Both are there and have something to do with each other, in messages that move at once.
+        let counts = has(true) && has(false) && !is_long && self.stopped.is_empty();
+        if progress == path.progress && counts {
+            return Ok(());
+        }
+        if counts && !self.plan.may_go_unannounced(lane) {
+            let stood = now() - path.moved.at;
+            if path.moved.is_late(&self.board, stood) {
+                return Err(format!(
+                    "nothing moved in direction {lane} for {} ms, as if a wake-up was lost",
+                    stood / 1_000_000
+                ));
+            }
+        }
+        *path = Path { progress, moved: Start::now(&self.board) };
+        Ok(())
     }
 
     /// Does what is due.
@@ -345,6 +382,15 @@ impl Round<'_> {
             tally.refusals += words.tx.retries.load(Ordering::SeqCst);
             tally.receive_timeouts += words.rx.timeouts.load(Ordering::SeqCst);
             tally.longest_wait = tally.longest_wait.max(words.rx.longest_wait.load(Ordering::SeqCst));
+            let (wakes, slow) = (words.rx.wakes.load(Ordering::SeqCst), words.rx.slow_wakes.load(Ordering::SeqCst));
+            tally.wakes += wakes;
+            tally.slow_wakes += slow;
+            if slow >= SLOW_IN_A_ROUND && slow.saturating_mul(SLOW_OF) > wakes {
+                let what = format!(
+                    "{slow} of {wakes} wake-ups took more than {SLOW:?}, apart from the time to get a processor"
+                );
+                return Err(format!("direction {lane}: wake-ups are lost: {what}\n{}", self.state()));
+            }
             for sends in [false, true] {
                 self.judge_notice(lane, sends, &mut tally).map_err(|fault| format!("direction {lane}: {fault}"))?;
             }

@@ -116,6 +116,9 @@ impl<'a> Tx<'a> {
             };
             match result {
                 Ok(()) => {
+                    if self.clocked {
+                        self.lane.tx.sent_at.store(now(), Ordering::Relaxed);
+                    }
                     self.lane.tx.resolved.store(number + 1, Ordering::Release);
                     return Ok(());
                 }

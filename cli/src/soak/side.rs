@@ -145,6 +145,7 @@ fn send_all(plan: &Plan, board: &Board, lane: usize, mut sender: Sender) -> Resu
     let tx = &mut Tx::new(plan, board, lane);
     let mut turns = Turns::new(plan, board, who);
     let mut ends_at = ends_at(plan, board, who);
+    let mut others = turns.other_random();
     loop {
         if turns.are_to_fork() && turns.fork()? {
             tx.random = turns.other_random();
@@ -156,7 +157,7 @@ fn send_all(plan: &Plan, board: &Board, lane: usize, mut sender: Sender) -> Resu
         if turn.after_a_kill {
             tx.take_over();
         }
-        for _ in 0..1 + tx.random.below(40) {
+        for _ in 0..tx.random.within(1..=40) {
             let looks = tx.pace != Pace::FlatOut || lane.tx.begun.load(Ordering::Relaxed) % 8 == 0;
             if looks && now() >= ends_at && tx.lane.tx.orphaned.load(Ordering::SeqCst) == 0 {
                 turns.role.ends(End::Finished);
@@ -173,7 +174,7 @@ fn send_all(plan: &Plan, board: &Board, lane: usize, mut sender: Sender) -> Resu
             }
         }
         drop(turn);
-        turns.let_others(&mut tx.random);
+        turns.let_others(&mut others);
     }
 }
 
@@ -182,29 +183,29 @@ fn receive_all(plan: &Plan, board: &Board, lane: usize, mut receiver: Receiver) 
     let rx = &mut Rx::new(plan, board, lane);
     let mut turns = Turns::new(plan, board, who);
     let ends_at = ends_at(plan, board, who);
+    let mut others = turns.other_random();
     loop {
         if turns.are_to_fork() && turns.fork()? {
-            rx.random = turns.other_random();
-            rx.epoll = None;
+            rx.become_copy(turns.other_random());
         }
         let lane = rx.lane;
         let turn = turns.take(&lane.rx.turn)?;
         if turns.is_shared() {
             rx.refresh(turn.after_a_kill);
         }
-        for _ in 0..1 + rx.random.below(40) {
+        for _ in 0..rx.batch() {
             if now() >= ends_at {
                 turns.role.ends(End::Finished);
                 return Ok(());
             }
-            rest(board, rx.pace, &mut rx.random);
+            rx.rest();
             if let Got::EndOfFile = rx.one(&mut receiver, ends_at)? {
                 turns.role.ends(End::Gone);
                 return rx.confirm_end(&mut receiver);
             }
         }
         drop(turn);
-        turns.let_others(&mut rx.random);
+        turns.let_others(&mut others);
     }
 }
 
@@ -236,7 +237,7 @@ fn ping_pong(plan: &Plan, board: &Board, side: usize, connection: Connection) ->
                         Err(Over::Broken) => sends.ends(End::Gone),
                     }
                 } else {
-                    rest(board, rx.pace, &mut rx.random);
+                    rx.rest();
                     match rx.one(&mut receiver, u64::MAX)? {
                         Got::EndOfFile => receives.ends(End::Gone),
                         Got::Message | Got::Nothing => continue,
