@@ -208,8 +208,10 @@ impl Judged {
         let capacity = u64::from(word(16)) | u64::from(word(20)) << 32;
         let directions = word(24);
         let len = segment.metadata().expect("our own file").len();
-        let fitting = capacity.checked_mul(directions.into()).and_then(|rings| rings.checked_add(RINGS_AT)) == Some(len);
-        let sensible = capacity.is_power_of_two() && (4096..=1 << 30).contains(&capacity) && (1..=2).contains(&directions);
+        let fitting =
+            capacity.checked_mul(directions.into()).and_then(|rings| rings.checked_add(RINGS_AT)) == Some(len);
+        let sensible =
+            capacity.is_power_of_two() && (4096..=1 << 30).contains(&capacity) && (1..=2).contains(&directions);
         let ours = header[..8] == *b"ringpipe" && word(8) == 1 && word(12) == 1;
         // SAFETY: an open descriptor, and no pointers.
         let seals = unsafe { libc::fcntl(segment.as_raw_fd(), libc::F_GET_SEALS) };

@@ -21,25 +21,70 @@ const CONTROL_LEN: usize = 512;
 #[allow(missing_docs, reason = "the fields say it themselves")]
 pub enum Rewrite {
     /// Any word of the header, the control block or the ring.
-    Word { at: u16, value: u64 },
-    Cursor { cursor: u8, value: u64 },
+    Word {
+        at: u16,
+        value: u64,
+    },
+    Cursor {
+        cursor: u8,
+        value: u64,
+    },
     /// A cursor, moved a little.
-    Nudge { cursor: u8, by: i8 },
+    Nudge {
+        cursor: u8,
+        by: i8,
+    },
     /// A cursor, moved by records.
-    Step { cursor: u8, by: i8 },
+    Step {
+        cursor: u8,
+        by: i8,
+    },
+    /// A cursor, moved to a few records before the end of the ring.
+    ToTheEnd {
+        cursor: u8,
+        by: u8,
+    },
     /// A cursor set to another one.
-    CopyCursor { from: u8, to: u8 },
-    Seat { seat: bool, value: u32 },
+    CopyCursor {
+        from: u8,
+        to: u8,
+    },
+    Seat {
+        seat: bool,
+        value: u32,
+    },
     /// Bits of a seat that mean something.
-    SeatBits { seat: bool, bits: u8 },
+    SeatBits {
+        seat: bool,
+        bits: u8,
+    },
     /// A record's header where somebody looks.
-    Header { at: At, kind: u8, len: Len },
-    /// The same, with the length of a long message, and more such records behind it.
-    Records { at: At, kind: u8, len: u8, total: u64, count: u8 },
+    Header {
+        at: At,
+        kind: u8,
+        len: Len,
+    },
+    /// A header that is somewhere, once more where somebody looks.
+    CopyHeader {
+        from: At,
+        to: At,
+    },
+    /// A header, with the length of a long message, and more such records behind it.
+    Records {
+        at: At,
+        kind: u8,
+        len: u8,
+        total: Total,
+        count: u8,
+    },
     /// The length in the header at the reader's position, with the kind left alone.
-    Relabel { len: u16 },
+    Relabel {
+        len: u16,
+    },
     /// Zeros, or another byte, all over the ring.
-    Fill { byte: u8 },
+    Fill {
+        byte: u8,
+    },
 }
 
 /// Where a record is written.
@@ -61,6 +106,14 @@ pub enum Len {
     /// What is left up to the end of the ring, and a little more or less.
     Rest(i8),
     Any(u32),
+}
+
+/// How long a long message says that it is.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "they say it themselves")]
+pub enum Total {
+    Small(u16),
+    Any(u64),
 }
 
 const KINDS: [Kind; 6] = [Kind::Data, Kind::Pad, Kind::First, Kind::More, Kind::Abort, Kind::End];
@@ -101,7 +154,14 @@ impl Rewrite {
                 let word = cursor(i);
                 word.store(word.load(Ordering::Relaxed).wrapping_add((64 * i64::from(by)) as u64), Ordering::Relaxed);
             }
-            Rewrite::CopyCursor { from, to } => cursor(to).store(cursor(from).load(Ordering::Relaxed), Ordering::Relaxed),
+            Rewrite::ToTheEnd { cursor: i, by } => {
+                let word = cursor(i);
+                let lap = word.load(Ordering::Relaxed) & !(capacity as u64 - 1);
+                word.store(lap + (capacity - 8 - 8 * usize::from(by % 64)) as u64, Ordering::Relaxed);
+            }
+            Rewrite::CopyCursor { from, to } => {
+                cursor(to).store(cursor(from).load(Ordering::Relaxed), Ordering::Relaxed)
+            }
             Rewrite::Seat { seat: which, value } => seat(which).store(value, Ordering::Relaxed),
             Rewrite::SeatBits { seat: which, bits } => {
                 let word = seat(which);
@@ -116,8 +176,16 @@ impl Rewrite {
                 };
                 header_at(at).store(header(kind, len), Ordering::Relaxed);
             }
+            Rewrite::CopyHeader { from, to } => {
+                let word = header_at(at(from)).load(Ordering::Relaxed);
+                header_at(at(to)).store(word, Ordering::Relaxed);
+            }
             Rewrite::Records { at: place, kind, len, total, count } => {
                 let mut at = at(place);
+                let total = match total {
+                    Total::Small(total) => total.into(),
+                    Total::Any(total) => total,
+                };
                 for i in 0..count % 16 {
                     header_at(at).store(header(if i == 0 { kind } else { 3 }, len.into()), Ordering::Relaxed);
                     if i == 0 {
@@ -180,13 +248,27 @@ const MAX_MESSAGE: usize = 40_000;
 #[derive(Arbitrary, Clone, Copy, Debug)]
 #[allow(missing_docs, reason = "named after the methods")]
 pub enum SenderCall {
-    TrySend { len: u16 },
-    SendTimeout { len: u16 },
-    SendZero { len: u16 },
-    TrySendVectored { lens: [u16; 2] },
+    TrySend {
+        len: u16,
+    },
+    SendTimeout {
+        len: u16,
+    },
+    SendZero {
+        len: u16,
+    },
+    TrySendVectored {
+        lens: [u16; 2],
+    },
     /// Something is rewritten between the reservation and the commit.
-    Reserve { len: u16, between: Rewrite, commit: bool },
-    ReserveTimeout { len: u16 },
+    Reserve {
+        len: u16,
+        between: Rewrite,
+        commit: bool,
+    },
+    ReserveTimeout {
+        len: u16,
+    },
     SendEnd,
     Look,
     HandOver,
@@ -198,16 +280,28 @@ pub enum SenderCall {
 pub enum ReceiverCall {
     TryRecv,
     RecvTimeout,
-    RecvMax { maxlength: u16 },
-    TryRecvInto { room: u16, offset: u8 },
-    RecvIntoTimeout { room: u16, offset: u8 },
+    RecvMax {
+        maxlength: u16,
+    },
+    TryRecvInto {
+        room: u16,
+        offset: u8,
+    },
+    RecvIntoTimeout {
+        room: u16,
+        offset: u8,
+    },
     /// Something is rewritten between the receive and the copy.
-    Guard { between: Rewrite },
+    Guard {
+        between: Rewrite,
+    },
     GuardTimeout,
     TryRecvEnd,
     RecvEndTimeout,
     RecvValue,
-    Iterate { most: u8 },
+    Iterate {
+        most: u8,
+    },
     TryPoll,
     PollTimeout,
     AsFd,
@@ -369,6 +463,6 @@ fn receive_into(end: &mut Receiver, room: u16, offset: u8, timeout: Option<Durat
 fn handed_over<E: End>(end: E) -> Option<E> {
     let (here, there) = UnixStream::pair().expect("a socket");
     end.send_to(&here).expect("an empty socket");
-    
+
     E::recv_from(&there).ok()
 }
