@@ -147,6 +147,9 @@ impl Round<'_> {
                 return Err(fault);
             }
             self.act();
+            if self.first_kill.is_some() {
+                self.note_orphans();
+            }
             let progress_now = self.board.progress();
             if progress_now != progress {
                 (progress, moved) = (progress_now, Start::now(&self.board));
@@ -238,11 +241,16 @@ impl Round<'_> {
         process::signal(pid, libc::SIGKILL);
         self.first_kill.get_or_insert(first_kill);
         self.kills.insert(pid, false);
+        self.note_orphans();
+    }
+
+    /// Tells senders whose receivers were all killed to go on until they notice. Again and again: a copy that was just being made when its
+    /// original was killed enlists later.
+    fn note_orphans(&self) {
         for (lane, words) in self.board.lanes.iter().enumerate() {
             let mut receivers = self.board.roles().filter(|role| is(role, Who { lane, sends: false })).peekable();
-            if receivers.peek().is_some() && receivers.all(|role| role.left_at().is_some()) {
-                words.tx.orphaned.store(1, Ordering::SeqCst);
-            }
+            let orphaned = receivers.peek().is_some() && receivers.all(|role| role.left_at().is_some());
+            words.tx.orphaned.store(u64::from(orphaned), Ordering::SeqCst);
         }
     }
 
