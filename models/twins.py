@@ -52,13 +52,13 @@ TWINS = [
     ("recovery believes begun", SPSC, "if self.data.header_at(self.data.offset(tail)).load(Ordering::Acquire) == 0 {", "if false {", "ring-takeover"),
     ("recovery forgets what is out", SPSC, "if self.data.header_at(self.data.offset(tail)).load(Ordering::Acquire) == 0 {", "if true {", "ring-takeover"),
     # --- seats
-    ("N1 removed", WAIT, "compiler_fence(Ordering::SeqCst); // N1", "", "pipe-receiver-waits"),
-    ("N2 removed", WAIT, "fence(Ordering::SeqCst); // N2", "", "pipe-receiver-waits"),
-    ("W1 removed", WAIT, "self.seats.barrier(); // W1", "", "pipe-receiver-waits"),
-    ("no fence where membarrier is refused", WAIT, "            self.be_strong();\n            fence(Ordering::SeqCst);", "            self.be_strong();", "pipe-receiver-waits"),
-    ("nobody says that membarrier is refused", WAIT, "if !sys::register_barrier() {", "if false {", "pipe-receiver-waits"),
-    ("W2: no look after the bit is set", WAIT, "            if !self.linger(ready) {\n                if self.departed()", "            {\n                if self.departed()", "pipe-receiver-waits"),
-    ("W2: no bit before the look", WAIT, "fetch_or(ASLEEP, Ordering::SeqCst) | ASLEEP; // W2", "load(Ordering::SeqCst); // W2", "pipe-receiver-waits"),
+    ("N1 removed", WAIT, "compiler_fence(Ordering::SeqCst); // N1", "", "pipe-one-message"),
+    ("N2 removed", WAIT, "fence(Ordering::SeqCst); // N2", "", "pipe-one-message"),
+    ("W1 removed", WAIT, "self.seats.barrier(); // W1", "", "pipe-one-message"),
+    ("no fence where membarrier is refused", WAIT, "            self.be_strong();\n            fence(Ordering::SeqCst);", "            self.be_strong();", "pipe-one-message"),
+    ("nobody says that membarrier is refused", WAIT, "if !sys::register_barrier() {", "if false {", "pipe-one-message"),
+    ("W2: no look after the bit is set", WAIT, "            if !self.linger(ready) {\n                if self.departed()", "            {\n                if self.departed()", "pipe-one-message"),
+    ("W2: no bit before the look", WAIT, "fetch_or(ASLEEP, Ordering::SeqCst) | ASLEEP; // W2", "load(Ordering::SeqCst); // W2", "pipe-one-message"),
     ("the sleeper is woken before its bit is cleared", WAIT, """        if seat.fetch_and(!ASLEEP, Ordering::SeqCst) & ASLEEP != 0 {
             sys::futex_wake_all(seat);
         }""", """        if seat.load(Ordering::SeqCst) & ASLEEP != 0 {
@@ -70,11 +70,11 @@ TWINS = [
     ("arming does not look again", WAIT, """        if ready() {
             return true;
         }
-        let current""", "        let current", "pipe-receiver-waits"),
-    ("arming removes bytes of its own generation", WAIT, "byte & CARRIES == 0 && is_stale(byte, current)", "byte & CARRIES == 0", "pipe-receiver-waits"),
+        let current""", "        let current", "pipe-one-message"),
+    ("arming removes bytes of its own generation", WAIT, "byte & CARRIES == 0 && is_stale(byte, current)", "byte & CARRIES == 0", "pipe-one-message"),
     ("arming stays in its generation", WAIT, "let next = |word: u32| word.wrapping_add(GENERATION) | ARMED;", "let next = |word: u32| word | ARMED;", "pipe-watched-bell"),
     ("ringing disarms whatever the generation", WAIT, "if seat.compare_exchange(word, word & !ARMED, set, seen).is_ok() {", "let _ = (set, seen);\n            seat.fetch_and(!ARMED, Ordering::SeqCst);\n            {", "pipe-watched-bell"),
-    ("ringing without a byte", WAIT, "if !sys::send_token(self.bell(), token(word)) {", "if false {", "pipe-receiver-waits"),
+    ("ringing without a byte", WAIT, "if !sys::send_token(self.bell(), token(word)) {", "if false {", "pipe-one-message"),
     ("a watched bell is not silenced", WAIT, "self.watched.set(true);", "", "pipe-watched-bell"),
     # --- life and death
     ("the end before the messages", WAIT, "            (true, _) => Wake::Ready,\n            (false, true) => Wake::Gone,", "            (_, true) => Wake::Gone,\n            (true, _) => Wake::Ready,", "pipe-receiver-waits"),

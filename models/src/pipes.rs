@@ -97,16 +97,20 @@ fn check(got: &[Vec<u8>], done: u64, killed: bool) {
     assert!(got.iter().enumerate().all(|(n, got)| *got == message(n as u64)), "{got:?}");
 }
 
-/// The smallest of all: a receiver that sleeps or parks is woken by a message.
+/// The smallest of all: a receiver that sleeps or parks is woken by a message, and nothing else. Its bell is fresh, or was rung before.
 fn one_message(explorer: &Explorer) {
-    for machine in Machine::all() {
-        explorer.explore_on(machine, || {
+    for (machine, rung) in Machine::all().flat_map(|machine| [(machine, false), (machine, true)]) {
+        explorer.explore_on(machine, move || {
             let (mut receiver, mut sender) = simplex(SMALL);
-            let sending = thread::spawn(move || {
+            if rung {
                 sender.send_bytes(&message(0)).unwrap();
+                assert_eq!(receiver.recv_bytes().unwrap(), message(0));
+            }
+            let sending = thread::spawn(move || {
+                sender.send_bytes(&message(1)).unwrap();
                 sender
             });
-            assert_eq!(receiver.recv_bytes().unwrap(), message(0));
+            assert_eq!(receiver.recv_bytes().unwrap(), message(1));
             sending.join().unwrap();
         });
     }
