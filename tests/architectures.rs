@@ -11,8 +11,8 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::io::IoSlice;
-use std::os::unix::process::ExitStatusExt;
+use std::io::{self, IoSlice};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 enum Order {
     /// Say how many bits an address has, and for which processor this was built.
     Introduce,
+    /// Say whether the kernel lets this process use `membarrier`.
+    MayUseBarriers,
     /// Give back the next so many messages, with all bits turned over.
     Echo(u64),
     /// Send so many messages of the script with this seed, and receive as many of the one with its complement.
@@ -106,6 +108,7 @@ fn peer(mut connection: Connection) {
         };
         match order {
             Order::Introduce => connection.send(&(usize::BITS, std::env::consts::ARCH)).unwrap(),
+            Order::MayUseBarriers => connection.send(&may_use_barriers()).unwrap(),
             Order::Echo(count) => {
                 for _ in 0..count {
                     let message = connection.recv_bytes().unwrap();
@@ -220,9 +223,11 @@ enum Peer {
     Thread(JoinHandle<()>),
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Process,
+    /// A process that may not use `membarrier`.
+    Sandboxed,
     Thread,
 }
 
@@ -239,7 +244,7 @@ impl Peer {
     }
 
     fn with(kind: Kind, theirs: Connection) -> Peer {
-        if let Kind::Thread = kind {
+        if kind == Kind::Thread {
             return Peer::Thread(std::thread::spawn(|| peer(theirs)));
         }
         let mut command = match std::env::var("RINGPIPE_PEER") {
@@ -253,6 +258,10 @@ impl Peer {
         };
         command.args(["as_the_peer", "--exact", "--nocapture", "--test-threads=1"]);
         theirs.inherit(&mut command, PIPE);
+        if kind == Kind::Sandboxed {
+            // SAFETY: makes system calls only.
+            unsafe { command.pre_exec(refuse_barriers) };
+        }
         Peer::Process(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("the peer's program runs"))
     }
 
@@ -488,7 +497,8 @@ fn a_pipe_larger_than_the_memory_of_a_process_is_refused_by_it() {
 /// The three stages of a wait: how long the pipe spins, how long nothing happens, in microseconds, and in which time the quickest of
 /// several has to be over. A lost wake-up takes longer: the rest of a slice of 4.5 ms asleep, the rest of a second parked. Who spins
 /// loses none, but may take the processor from the one that it waits for.
-const STAGES: [(&str, u64, u64, u64); 3] =
+type Stage = (&'static str, u64, u64, u64);
+const STAGES: [Stage; 3] =
     [("spinning", 1_000_000, 300, 300_000), ("asleep", 0, 1_500, 2_000), ("parked", 0, 20_000, 300_000)];
 
 /// Measures one thing several times, in nanoseconds, and asserts that the quickest took less than `limit` microseconds. A busy machine
@@ -509,44 +519,48 @@ fn quickest(what: &dyn Debug, limit: u64, mut measure: impl FnMut() -> u64) {
 const NOTICE: u64 = 10_000_000;
 
 fn wakes(kind: Kind) {
-    for (stage, spin, after, limit) in STAGES {
-        let (peer, mut mine) = Peer::start(kind, &builder(SMALL, Duration::from_micros(spin)));
-        // One side begins to wait, and that long after it the other does something about it: appointed by the clock, so that a
-        // wake-up that is lost does not shift the next.
-        let appointment = || {
-            let begin = now() + NOTICE;
-            (begin, begin + after * 1_000)
-        };
-        quickest(&(stage, "we wait for a message"), limit, || {
-            let (begin, at) = appointment();
-            mine.send(&Order::Answer { at }).unwrap();
-            rest_until(begin);
-            let sent: u64 = mine.recv().unwrap();
-            now().saturating_sub(sent)
-        });
-        quickest(&(stage, "the peer waits for a message"), limit, || {
-            let (from, at) = appointment();
-            mine.send(&Order::HowLate { from }).unwrap();
-            rest_until(at);
-            mine.send(&now()).unwrap();
-            mine.recv().unwrap()
-        });
-        quickest(&(stage, "we wait for room"), limit, || {
-            // More than fits, so some of them wait.
-            let (count, fit) = (60, SMALL / 112 - 1);
-            let (begin, at) = appointment();
-            mine.send(&Order::MakeRoom { at, count }).unwrap();
-            rest_until(begin);
-            let send = |i: u64| mine.send_bytes(&[i as u8; 100]).map(|()| now()).unwrap();
-            let sent: Vec<u64> = (0..count).map(send).collect();
-            let room: u64 = mine.recv().unwrap();
-            let woken = sent.iter().position(|&at| at >= room).expect("the last one had to wait");
-            // Only the first that had to wait tells; if we were too slow ourselves, none did.
-            if woken < fit { u64::MAX } else { sent[woken] - room }
-        });
+    for stage in STAGES {
+        let (peer, mut mine) = Peer::start(kind, &builder(SMALL, Duration::from_micros(stage.1)));
+        wakes_by(&mut mine, stage);
         drop(mine);
         peer.ends_well();
     }
+}
+
+fn wakes_by(mine: &mut Connection, (stage, _, after, limit): Stage) {
+    // One side begins to wait, and that long after it the other does something about it: appointed by the clock, so that a
+    // wake-up that is lost does not shift the next.
+    let appointment = || {
+        let begin = now() + NOTICE;
+        (begin, begin + after * 1_000)
+    };
+    quickest(&(stage, "we wait for a message"), limit, || {
+        let (begin, at) = appointment();
+        mine.send(&Order::Answer { at }).unwrap();
+        rest_until(begin);
+        let sent: u64 = mine.recv().unwrap();
+        now().saturating_sub(sent)
+    });
+    quickest(&(stage, "the peer waits for a message"), limit, || {
+        let (from, at) = appointment();
+        mine.send(&Order::HowLate { from }).unwrap();
+        rest_until(at);
+        mine.send(&now()).unwrap();
+        mine.recv().unwrap()
+    });
+    quickest(&(stage, "we wait for room"), limit, || {
+        // More than fits, so some of them wait.
+        let (count, fit) = (60, SMALL / 112 - 1);
+        let (begin, at) = appointment();
+        mine.send(&Order::MakeRoom { at, count }).unwrap();
+        rest_until(begin);
+        let send = |i: u64| mine.send_bytes(&[i as u8; 100]).map(|()| now()).unwrap();
+        let sent: Vec<u64> = (0..count).map(send).collect();
+        let room: u64 = mine.recv().unwrap();
+        let woken = sent.iter().position(|&at| at >= room).expect("the last one had to wait");
+        // Only the first that had to wait tells; if we were too slow ourselves, none did.
+        if woken < fit { u64::MAX } else { sent[woken] - room }
+    });
 }
 
 #[test]
@@ -554,6 +568,90 @@ fn whoever_waits_is_woken_in_every_stage_of_waiting() {
     let _alone = alone();
     let _watchdog = watchdog(120);
     wakes(Kind::Process);
+}
+
+fn may_use_barriers() -> bool {
+    // SAFETY: asks the kernel which of them it has.
+    unsafe { libc::syscall(libc::SYS_membarrier, 0, 0, 0) >= 0 }
+}
+
+/// Refuses `membarrier` to this thread from now on, and to the programs that it starts, as a sandbox may.
+fn refuse_barriers() -> io::Result<()> {
+    // By the kernel's names for the processors, `AUDIT_ARCH_*`, and their numbers for the call.
+    const CALLS: [(u32, u32); 3] = [(0xc000_003e, 324), (0x4000_0003, 375), (0xc000_00b7, 283)];
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const SKIP_UNLESS: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let op = |code, k, jf| libc::sock_filter { code, jt: 0, jf, k };
+    // Where `seccomp_data`, which a filter sees, has the two.
+    const PROCESSOR_AT: u32 = 4;
+    const CALL_AT: u32 = 0;
+    let [a, b, c] = CALLS.map(|(processor, call)| {
+        let refuse = op(RETURN, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0);
+        [
+            op(LOAD, PROCESSOR_AT, 0),
+            op(SKIP_UNLESS, processor, 3),
+            op(LOAD, CALL_AT, 0),
+            op(SKIP_UNLESS, call, 1),
+            refuse,
+        ]
+    });
+    let end = [op(RETURN, libc::SECCOMP_RET_ALLOW, 0)];
+    let mut filter = [end[0]; 16];
+    for (slot, op) in filter.iter_mut().zip(a.into_iter().chain(b).chain(c).chain(end)) {
+        *slot = op;
+    }
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the pointers lead to a live program of the length given, which the kernel checks and copies.
+    let result = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[test]
+fn whoever_waits_is_woken_though_one_side_or_both_may_not_use_membarrier() {
+    let _alone = alone();
+    let _watchdog = watchdog(240);
+    // In threads of their own, since there is no way back.
+    let possible = std::thread::spawn(|| refuse_barriers().map(|()| assert!(!may_use_barriers())));
+    if let Err(e) = possible.join().expect("the filter works") {
+        println!("skipped: no system call can be refused here, as under an emulator: {e}");
+        return;
+    }
+    let converse = |kind: Kind, may: bool| {
+        let (peer, mut mine) = Peer::start(kind, &Builder::new());
+        mine.send(&Order::MayUseBarriers).unwrap();
+        assert_eq!(mine.recv::<bool>().unwrap(), may);
+        drop(mine);
+        peer.ends_well();
+        wakes(kind);
+        floods(kind, 500);
+    };
+    converse(Kind::Sandboxed, false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            refuse_barriers().unwrap();
+            // What this thread starts inherits it.
+            converse(Kind::Process, false);
+        });
+    });
+    // Only this side, and only after it has attached.
+    let (peer, mut mine) = Peer::start(Kind::Process, &builder(SMALL, Duration::ZERO));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            refuse_barriers().unwrap();
+            mine.send(&Order::MayUseBarriers).unwrap();
+            assert!(mine.recv::<bool>().unwrap());
+            wakes_by(&mut mine, STAGES[1]);
+            wakes_by(&mut mine, STAGES[2]);
+            mine.send(&Order::Flood { seed: 1, count: 500 }).unwrap();
+            flood(&mut mine, !1, 500);
+        });
+    });
+    drop(mine);
+    peer.ends_well();
 }
 
 // --- life and death -----------------------------------------------------------------------------------

@@ -523,6 +523,7 @@ fn death_with_unread_bells_is_an_ordinary_death() {
         let sent = Shared::new();
         let (child, mut receiver) =
             fork_split(receiver, sender, |sender| send_script(sender, script, Pace::Flood, 7, &sent));
+        sent.await_at_least(0, 2);
         std::thread::sleep(Duration::from_millis(15));
         child.stop();
         let mut received = 0;
