@@ -64,7 +64,8 @@
 //!   elements count for very long.
 //! - A sender learns of a receiver's SIGKILL, or that an end died on its way to another process, when the ring is full, at the latest.
 //! - If a sender is killed between publishing a message and announcing it, while a forked copy of its end lives on in silence, a receiver that
-//!   has been waiting for more than 5 ms finds the message within a second; one that watches the descriptor, with the next message.
+//!   has been waiting for more than 5 ms finds the message within a second; one that watches the descriptor, with the next message. The same
+//!   second may pass for a sender that waits for room, if a receiver is killed between taking a message and saying so.
 //!
 //! # How it works
 //!

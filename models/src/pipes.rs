@@ -25,6 +25,7 @@ pub(crate) const MODELS: &[Model] = &[
     Model { name: "pipe-sender-killed", preemptions: Some(2), body: sender_killed },
     Model { name: "pipe-receiver-killed", preemptions: Some(2), body: receiver_killed },
     Model { name: "pipe-copies-of-a-sender", preemptions: Some(2), body: copies_of_a_sender },
+    Model { name: "pipe-copy-goes-on", preemptions: Some(1), body: copy_goes_on },
     Model { name: "pipe-receiver-hangs-up", preemptions: Some(2), body: receiver_hangs_up },
     Model { name: "pipe-long-message", preemptions: Some(2), body: long_message },
     Model { name: "pipe-long-message-killed", preemptions: Some(1), body: long_message_killed },
@@ -298,6 +299,34 @@ fn copies_of_a_sender(explorer: &Explorer) {
             check(&got, 2, false);
             assert!(is_eof(&end));
             sending.join().unwrap();
+        });
+    }
+}
+
+/// Of two copies of an end the first is killed, and the second goes on where it stopped. Had the first published a message and not
+/// announced it, the second's announces both.
+fn copy_goes_on(explorer: &Explorer) {
+    for machine in with_slices() {
+        explorer.kill_at_each_step(machine, |step| {
+            let segment = Arc::new(Segment::new(SMALL, 1, 0));
+            let (mut receiver, mut sender) = direction(&segment, 0);
+            let copy = sender.as_fd().copy();
+            let sending = thread::spawn(move || {
+                let mut done = 0;
+                let killed = process(step, || {
+                    sender.send_bytes(&message(0)).unwrap();
+                    done += 1;
+                    drop(sender);
+                });
+                Sender::new(segment, 0, copy).send_bytes(&message(9)).unwrap();
+                (killed, done)
+            });
+            let (mut got, end) = everything(&mut receiver);
+            let (killed, done) = sending.join().unwrap();
+            assert_eq!(got.pop(), Some(message(9)));
+            check(&got, done, killed);
+            assert!(is_eof(&end));
+            killed
         });
     }
 }
