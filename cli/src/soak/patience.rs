@@ -15,10 +15,11 @@ pub(crate) const PER_MIB: Duration = Duration::from_millis(300);
 /// What a wake-up takes at most, apart from the time to get a processor: a wake-up that was lost on the futex shows as a wait of some
 /// 4 ms, after which a sleeping side looks by itself.
 pub(crate) const SLOW: Duration = Duration::from_millis(2);
-/// So many slow ones in one direction of a round are no accident...
+/// So many slow ones in one direction of a round, or in the whole run, are no accident...
 pub(crate) const SLOW_IN_A_ROUND: u64 = 5;
-/// ...if they are more than one of so many.
-pub(crate) const SLOW_OF: u64 = 10_000;
+pub(crate) const SLOW_IN_ALL: u64 = 20;
+/// ...if they are more than one of so many. A loaded machine was seen to have one in half a million.
+pub(crate) const SLOW_OF: u64 = 20_000;
 /// How long the other side may take to notice a SIGKILL.
 pub(crate) const UNNOTICED: Duration = Duration::from_secs(2);
 /// How long nobody may get on at all.

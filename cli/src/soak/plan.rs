@@ -150,7 +150,30 @@ impl Plan {
             let longest = r.pick(&[2_000, 20_000, 20_000, 100_000, 100_000, 100_000, 100_000, 1_600_000]);
             stops.push(Stop { who: who(r), at: at(r), time: r.micros(longest / 4..=longest) });
         }
-        Plan { seed, round, shape, capacity, spin, time, lanes, sides, pinned, clocked, copy, close, kills, stops }
+        let mut plan =
+            Plan { seed, round, shape, capacity, spin, time, lanes, sides, pinned, clocked, copy, close, kills, stops };
+        if r.percent(20) {
+            plan.hunt(r);
+        }
+        plan
+    }
+
+    /// Makes the round one in which each side waits for the other all the time, undisturbed: a lost wake-up has nothing to hide behind.
+    fn hunt(&mut self, r: &mut Random) {
+        self.shape = Shape::PingPong;
+        self.spin = r.pick(&[Spin::Never, Spin::Never, Spin::Default]);
+        self.copy = None;
+        self.stops.clear();
+        self.clocked = true;
+        if r.percent(70) {
+            (self.kills, self.close) = (Vec::new(), None);
+        }
+        let sizes = r.pick(&[Sizes::Empty, Sizes::Tiny, Sizes::Small]);
+        for lane in &mut self.lanes {
+            lane.sizes = sizes;
+            lane.receive.pace = Pace::FlatOut;
+            lane.send.pace = r.pick(&[Pace::FlatOut, Pace::FlatOut, Pace::Naps]);
+        }
     }
 
     pub(crate) fn builder(&self) -> Builder {

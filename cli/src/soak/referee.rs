@@ -147,9 +147,6 @@ impl Round<'_> {
                 return Err(fault);
             }
             self.act();
-            if self.first_kill.is_some() {
-                self.note_orphans();
-            }
             let progress_now = self.board.progress();
             if progress_now != progress {
                 (progress, moved) = (progress_now, Start::now(&self.board));
@@ -213,6 +210,9 @@ impl Round<'_> {
             }
         }
         self.events.append(&mut later);
+        if self.first_kill.is_some() {
+            self.find_orphans();
+        }
     }
 
     /// Picks a process that is doing this now. False if it is too early; too late is as good as done.
@@ -241,16 +241,16 @@ impl Round<'_> {
         process::signal(pid, libc::SIGKILL);
         self.first_kill.get_or_insert(first_kill);
         self.kills.insert(pid, false);
-        self.note_orphans();
+        self.find_orphans();
     }
 
-    /// Tells senders whose receivers were all killed to go on until they notice. Again and again: a copy that was just being made when its
-    /// original was killed enlists later.
-    fn note_orphans(&self) {
+    /// Senders whose receivers have gone go on until they notice. Asked again and again after a kill, since a copy of the victim may have
+    /// been forked and not enlisted yet.
+    fn find_orphans(&self) {
         for (lane, words) in self.board.lanes.iter().enumerate() {
             let mut receivers = self.board.roles().filter(|role| is(role, Who { lane, sends: false })).peekable();
-            let orphaned = receivers.peek().is_some() && receivers.all(|role| role.left_at().is_some());
-            words.tx.orphaned.store(u64::from(orphaned), Ordering::SeqCst);
+            let is_orphaned = receivers.peek().is_some() && receivers.all(|role| role.left_at().is_some());
+            words.tx.orphaned.store(u64::from(is_orphaned), Ordering::SeqCst);
         }
     }
 
