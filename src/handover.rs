@@ -157,10 +157,10 @@ impl Sender {
     ///
     /// As [`send_bytes`](Self::send_bytes), with the end given back.
     pub fn send_end<E: End>(&mut self, end: E) -> Result<(), HandoverError<E>> {
-        // Tells this end from one that a killed copy of ours may have left on its way.
-        let id = (sys::now() as u32).to_le_bytes();
-        let frame = end.frame(Private).with_id(id);
-        let result = self.send_announcement(&frame.0, id, &end.fds(Private), Deadline::NEVER);
+        // Tells this end from one that a killed copy of ours may have left on its way, and from those that follow: later ones are higher.
+        let id = sys::now();
+        let announcement = Announcement::new(end.frame(Private), id);
+        let result = self.send_announcement(&announcement.0, id, &end.fds(Private), Deadline::NEVER);
         result.map_err(|error| HandoverError { error: error.into(), end })
     }
 }
@@ -186,8 +186,8 @@ impl Receiver {
     }
 
     fn recv_end_until<E: End>(&mut self, deadline: Deadline) -> Result<E, RecvError> {
-        let (frame, fds) = self.recv_announcement(|frame| Frame(*frame).id(), deadline)?;
-        Ok(E::build(Frame(frame), fds, Private)?)
+        let (announcement, fds) = self.recv_announcement(|bytes| Announcement(*bytes).id(), deadline)?;
+        Ok(E::build(Announcement(announcement).frame(), fds, Private)?)
     }
 }
 
@@ -220,8 +220,7 @@ impl Connection {
     }
 }
 
-/// Which end a few descriptors are: magic, version of this format, kind, direction, number of descriptors, and 4
-/// bytes that tell ends sent over a pipe apart.
+/// Which end a few descriptors are: magic, version of this format, kind, direction, number of descriptors, and 4 bytes of no meaning.
 #[derive(Clone, Copy)]
 pub struct Frame([u8; Frame::LEN]);
 
@@ -235,15 +234,6 @@ impl Frame {
         frame[..8].copy_from_slice(&Frame::MAGIC);
         frame[8..12].copy_from_slice(&[Frame::VERSION, kind, direction as u8, fds as u8]);
         Frame(frame)
-    }
-
-    fn with_id(mut self, id: [u8; 4]) -> Frame {
-        self.0[12..].copy_from_slice(&id);
-        self
-    }
-
-    fn id(self) -> [u8; 4] {
-        [self.0[12], self.0[13], self.0[14], self.0[15]]
     }
 
     fn kind(self) -> u8 {
@@ -300,6 +290,27 @@ impl Frame {
         let mut frame = Frame::new(kind, direction.into(), numbers.len());
         frame.0[8] = version;
         Some((frame, numbers))
+    }
+}
+
+/// What says in a ring that a pipe end comes: its frame, and the mark that its descriptors carry.
+#[derive(Clone, Copy)]
+struct Announcement([u8; Frame::LEN + 8]);
+
+impl Announcement {
+    fn new(frame: Frame, id: u64) -> Announcement {
+        let mut bytes = [0; Frame::LEN + 8];
+        bytes[..Frame::LEN].copy_from_slice(&frame.0);
+        bytes[Frame::LEN..].copy_from_slice(&id.to_le_bytes());
+        Announcement(bytes)
+    }
+
+    fn frame(self) -> Frame {
+        Frame(std::array::from_fn(|i| self.0[i]))
+    }
+
+    fn id(self) -> u64 {
+        u64::from_le_bytes(std::array::from_fn(|i| self.0[Frame::LEN + i]))
     }
 }
 

@@ -628,7 +628,7 @@ impl Receiver {
     /// The frame of the pipe end that comes next, and its descriptors.
     pub(crate) fn recv_announcement<const LEN: usize>(
         &mut self,
-        id: impl Fn(&[u8; LEN]) -> [u8; 4],
+        id: impl Fn(&[u8; LEN]) -> u64,
         deadline: Deadline,
     ) -> Result<([u8; LEN], Vec<OwnedFd>), RecvError> {
         match self.state {

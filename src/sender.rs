@@ -368,7 +368,7 @@ impl Sender {
     pub(crate) fn send_announcement(
         &mut self,
         frame: &[u8],
-        id: [u8; 4],
+        id: u64,
         fds: &[BorrowedFd<'_>],
         deadline: Deadline,
     ) -> Result<(), SendError> {

@@ -134,6 +134,17 @@ pub(crate) fn send_token(fd: BorrowedFd<'_>, token: u8) -> bool {
     }
 }
 
+/// Copies bytes from the front of the bell, which stay there. Zero where the other side is closed.
+pub(crate) fn peek(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match rustix::net::recv(fd, &mut *buf, RecvFlags::DONTWAIT | RecvFlags::PEEK) {
+            Err(Errno::INTR) => {}
+            Ok((_, seen)) => return Ok(seen),
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
 /// Removes bytes from the front of the bell for as long as `stale` says so of them.
 pub(crate) fn take_tokens(fd: BorrowedFd<'_>, stale: impl Fn(u8) -> bool) {
     let mut buf = [0_u8; 64];

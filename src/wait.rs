@@ -101,6 +101,8 @@ const SPIN_CHECK: u64 = 1_000_000;
 const PATIENCE: u32 = 32;
 /// The bit of a bell byte that says that descriptors came with it.
 const CARRIES: u8 = 0x80;
+/// Bytes in the bell that come with descriptors: that one, and a mark.
+const PACKET: usize = 1 + 8;
 /// How many bytes are read at most in search of descriptors.
 const MAX_PLAIN: usize = 4096;
 /// How often a ringer tries again when the seat changes under it: a bound against hostile peers only.
@@ -545,29 +547,35 @@ impl Waiter {
     /// Sends descriptors along with bell bytes, marked with `id`, for a record that is about to be published: whoever finds the
     /// record finds them here already. A plain byte follows, so that taking the others does not leave a ring with
     /// messages and no bell (L2).
-    pub(crate) fn carry(&self, id: [u8; 4], fds: &[BorrowedFd<'_>], deadline: Deadline) -> io::Result<()> {
+    pub(crate) fn carry(&self, id: u64, fds: &[BorrowedFd<'_>], deadline: Deadline) -> io::Result<()> {
         let token = token(self.seats.theirs().load(Ordering::Relaxed));
-        let bytes = [token | CARRIES, id[0], id[1], id[2], id[3], token];
+        let mut bytes = [token; PACKET + 1];
+        bytes[0] |= CARRIES;
+        bytes[1..PACKET].copy_from_slice(&id.to_le_bytes());
         sys::send_fds(self.bell(), &bytes, fds, deadline)
     }
 
     /// Takes the descriptors marked with `id`, dropping what is before them in the socket: plain bytes, and what was carried for
-    /// records that were never published. `None` if they are not there, which they are unless a copy of an end was
-    /// killed just before, or a peer does not keep to the protocol.
-    pub(crate) fn take_carried(&self, id: [u8; 4]) -> io::Result<Option<Vec<OwnedFd>>> {
+    /// records that were never published, which has lower marks. `None` if they are not there, which they are unless a copy of an end
+    /// was killed just before, or a peer does not keep to the protocol; what has a higher mark stays for its own record.
+    pub(crate) fn take_carried(&self, id: u64) -> io::Result<Option<Vec<OwnedFd>>> {
         // A peer that floods its bell must not keep us busy for ever.
         for _ in 0..MAX_PLAIN {
-            let mut byte = [0];
-            match sys::recv_fds(self.bell(), &mut byte, false) {
-                Ok((0, _)) => return Ok(None),
-                Ok((_, fds)) if byte[0] & CARRIES != 0 => {
-                    let mut mark = [0; 4];
-                    let (n, _) = sys::recv_fds(self.bell(), &mut mark, false)?;
-                    if n == mark.len() && mark == id {
-                        return Ok(Some(fds));
-                    }
+            // Descriptors and mark are taken in one step, or a copy of this end killed in between would leave half of them.
+            let mut packet = [0; PACKET];
+            let taken = sys::peek(self.bell(), &mut packet).and_then(|seen| {
+                let carries = packet[0] & CARRIES != 0 && seen == PACKET;
+                let mark = if carries { u64::from_le_bytes(mark_of(&packet)) } else { 0 };
+                if mark > id {
+                    return Ok((0, None));
                 }
-                Ok(_) => {}
+                let (n, fds) = sys::recv_fds(self.bell(), &mut packet[..if carries { seen } else { 1 }], false)?;
+                Ok((n, (mark == id).then_some(fds)))
+            });
+            match taken {
+                Ok((0, _)) => return Ok(None),
+                Ok((_, Some(fds))) => return Ok(Some(fds)),
+                Ok((_, None)) => {}
                 // Said once, if the peer left bells of ours unread; what it had sent comes after.
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
@@ -576,4 +584,9 @@ impl Waiter {
         }
         Ok(None)
     }
+}
+
+/// The mark in the bell bytes that come with descriptors.
+fn mark_of(packet: &[u8; PACKET]) -> [u8; PACKET - 1] {
+    std::array::from_fn(|i| packet[1 + i])
 }

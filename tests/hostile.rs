@@ -574,7 +574,7 @@ fn descriptors_that_nobody_announced_do_not_get_in_the_way() {
     let _alone = alone();
     let _watchdog = watchdog(30);
     let (mut receiver, mut sender) = ringpipe::simplex().unwrap();
-    let orphan = [0x80_u8, 1, 2, 3, 4, 0];
+    let orphan = [0x80_u8, 1, 2, 3, 4, 0, 0, 0, 0, 0];
     // SAFETY: the bytes are read from a live array.
     let sent = unsafe { libc::send(sender.as_fd().as_raw_fd(), orphan.as_ptr().cast(), orphan.len(), 0) };
     assert_eq!(sent, orphan.len() as isize);
@@ -593,6 +593,32 @@ fn descriptors_that_nobody_announced_do_not_get_in_the_way() {
     assert_eq!(receiver.recv_bytes().unwrap(), b"before");
     let mut end: Receiver = receiver.recv_end().unwrap();
     assert_eq!(end.recv_bytes().unwrap(), b"through the end");
+}
+
+/// Descriptors taken without what announced them, as a copy of the receiver's end leaves it that is killed between the two. The ends that
+/// follow have been sent, so they arrive.
+#[test]
+fn descriptors_that_a_killed_receiver_had_taken_are_missing_alone() {
+    let _alone = alone();
+    let _watchdog = watchdog(30);
+    let (mut receiver, mut sender) = ringpipe::simplex().unwrap();
+    for i in 0..4_u8 {
+        let (theirs, mut mine) = ringpipe::simplex().unwrap();
+        mine.send_bytes(&[i]).unwrap();
+        sender.send_end(theirs).unwrap();
+    }
+    // What comes up to the mark of the first, for which the kernel stops where the descriptors of the second would come.
+    let mut taken = [0_u8; 64];
+    // SAFETY: the bytes are written to a live array.
+    let n =
+        unsafe { libc::recv(receiver.as_fd().as_raw_fd(), taken.as_mut_ptr().cast(), taken.len(), libc::MSG_DONTWAIT) };
+    assert!(n > 0 && taken.iter().any(|byte| byte & 0x80 != 0), "no descriptors were on their way");
+    let first = receiver.recv_end::<Receiver>().map(drop);
+    assert!(matches!(first, Err(RecvError::Cut)), "{first:?}");
+    for i in 1..4 {
+        let mut end: Receiver = receiver.recv_end().unwrap_or_else(|e| panic!("end {i}: {e}"));
+        assert_eq!(end.recv_bytes().unwrap(), [i]);
+    }
 }
 
 /// Processor time of this process.
@@ -614,7 +640,7 @@ fn an_announced_end_that_never_comes_does_not_hold_the_receiver_for_ever() {
     let _watchdog = watchdog(30);
     let announced = || {
         let (receiver, sender, memory) = Mapping::simplex(16 << 10);
-        write_record(&memory, 0, END, 16, &[0, 0]);
+        write_record(&memory, 0, END, 24, &[0, 0, 0]);
         (receiver, sender)
     };
 

@@ -430,6 +430,9 @@ fn long_message_taken_back(explorer: &Explorer) {
     }
 }
 
+/// What tells a carried end from others.
+const MARK: u64 = 0x0102_0304_0506_0708;
+
 /// An end sent over a pipe, by a sender killed at any step: whoever finds the record finds the descriptors, and none is left open.
 fn carried_end(explorer: &Explorer) {
     for machine in with_slices() {
@@ -439,21 +442,18 @@ fn carried_end(explorer: &Explorer) {
             let sending = thread::spawn(move || {
                 process(step, || {
                     sender.send_bytes(&message(0)).unwrap();
-                    sender
-                        .send_announcement(&[1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4], &[&theirs], Deadline::NEVER)
-                        .unwrap();
+                    sender.send_announcement(&MARK.to_le_bytes(), MARK, &[&theirs], Deadline::NEVER).unwrap();
                     drop(theirs);
                     drop(sender);
                 })
             });
-            let id = |frame: &[u8; 8]| [frame[0], frame[1], frame[2], frame[3]];
             let first = receiver.recv_bytes();
-            let end = receiver.recv_announcement(id, Deadline::NEVER);
+            let end = receiver.recv_announcement(|frame: &[u8; 8]| u64::from_le_bytes(*frame), Deadline::NEVER);
             let killed = sending.join().unwrap();
             assert!(killed || first.is_ok() && end.is_ok());
             match end {
                 Ok((frame, descriptors)) => {
-                    assert_eq!((first.unwrap(), frame), (message(0), [1, 2, 3, 4, 5, 6, 7, 8]));
+                    assert_eq!((first.unwrap(), frame), (message(0), MARK.to_le_bytes()));
                     assert_eq!(descriptors.len(), 1);
                     drop(descriptors);
                 }
