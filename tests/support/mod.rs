@@ -54,6 +54,11 @@ pub(crate) fn watchdog(seconds: u32) -> Watchdog {
 /// Made by [`watchdog`].
 pub(crate) struct Watchdog(#[expect(dead_code, reason = "dropping it is the signal")] mpsc::Sender<()>);
 
+/// Says that something was not tested here, and why, where it is seen although the test passes.
+pub(crate) fn skip(what: &str, why: &str) {
+    say(&format!("!!! SKIPPED: {what}: {why}\n"));
+}
+
 /// Writes to standard error, past `std`'s locks and the harness's capture.
 fn say(message: &str) {
     // SAFETY: the pointer and the length are those of a string.
