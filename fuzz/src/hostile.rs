@@ -81,7 +81,7 @@ pub enum Rewrite {
     Relabel {
         len: u16,
     },
-    /// Zeros, or another byte, all over the ring.
+    /// Zeros, or another byte, all over the ring; or headers of empty records, which lead round and round.
     Fill {
         byte: u8,
     },
@@ -202,7 +202,10 @@ impl Rewrite {
                 }
             }
             Rewrite::Fill { byte } => {
-                let word = u64::from_ne_bytes([byte; 8]);
+                let word = match byte {
+                    1..=6 => header(byte - 1, 0),
+                    _ => u64::from_ne_bytes([byte; 8]),
+                };
                 (0..capacity / 8).for_each(|i| header_at(8 * i).store(word, Ordering::Relaxed));
             }
         }
