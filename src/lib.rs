@@ -61,7 +61,8 @@
 //! - What a killed receiver had taken is gone. So is a long message (more than a quarter of the ring) of which it had taken a part.
 //! - A [`ReadGuard`] that is leaked (`mem::forget`) consumes nothing: its message comes again.
 //! - What a decoder does with a value's bytes is serde's business: an untrusted peer can make `recv` of a collection of zero-sized
-//!   elements count for very long.
+//!   elements count for very long, that of a recursive type recurse until the stack is used up, and that of a hash map allocate some
+//!   2 MiB for nothing.
 //! - A sender learns of a receiver's SIGKILL, or that an end died on its way to another process, when the ring is full, at the latest.
 //! - If a sender is killed between publishing a message and announcing it, while a forked copy of its end lives on in silence, a receiver that
 //!   has been waiting for more than 5 ms finds the message within a second; one that watches the descriptor, with the next message. The same

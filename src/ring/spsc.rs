@@ -15,7 +15,7 @@
 //!
 //! - I1: the header at `tail` is zero whenever no publication is under way. A fresh ring is all zero, and
 //!   every publication writes a zero header behind its record before the record's own header.
-//! - I2: `head <= tail <= head + capacity - SPARE`, as wrapping 64-bit numbers.
+//! - I2: `head <= tail <= head + capacity - SPARE`, as wrapping 64-bit numbers; after an `Abort`, up to 8 more.
 //! - I3: the bytes from `tail` to `head + capacity` belong to the writer, those from `head` to `tail` to
 //!   the reader.
 //!
