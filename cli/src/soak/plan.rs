@@ -153,13 +153,35 @@ impl Plan {
         let mut plan =
             Plan { seed, round, shape, capacity, spin, time, lanes, sides, pinned, clocked, copy, close, kills, stops };
         if r.percent(20) {
-            plan.hunt(r);
+            plan.hunt_lost_wakes(r);
+        } else if r.percent(20) {
+            plan.hunt_torn_hand_overs(r);
         }
         plan
     }
 
+    /// Makes the round one in which a copy of an end is killed at work, so that the other has to go on from between any two of its
+    /// instructions. Most of these are few and hardly ever hit, so the round is short and does nothing else.
+    fn hunt_torn_hand_overs(&mut self, r: &mut Random) {
+        let of = Who { lane: 0, sends: r.percent(70) };
+        self.shape = Shape::Simplex;
+        self.time = Duration::from_millis(12);
+        self.copy = Some(Copies { of, after: r.micros(0..=1_000) });
+        self.kills = vec![(of, r.micros(2_000..=9_000))];
+        self.close = None;
+        self.stops.clear();
+        self.clocked = false;
+        for side in &mut self.sides {
+            *side = Side { exec: false, storm: None };
+        }
+        let lane = &mut self.lanes[0];
+        lane.sizes = r.pick(&[Sizes::Empty, Sizes::Tiny, Sizes::Tiny, Sizes::Edges]);
+        lane.send.pace = Pace::FlatOut;
+        lane.receive.pace = Pace::FlatOut;
+    }
+
     /// Makes the round one in which each side waits for the other all the time, undisturbed: a lost wake-up has nothing to hide behind.
-    fn hunt(&mut self, r: &mut Random) {
+    fn hunt_lost_wakes(&mut self, r: &mut Random) {
         self.shape = Shape::PingPong;
         self.spin = r.pick(&[Spin::Never, Spin::Never, Spin::Default]);
         self.copy = None;
@@ -233,6 +255,14 @@ impl Lane {
         ]);
         let sizes = if r.percent(2) { Sizes::Huge } else { sizes };
         Lane { sizes, send: Habit::draw(r), receive: Habit::draw(r) }
+    }
+}
+
+impl Pace {
+    /// Messages of one turn, where copies of an end take turns, and until the next look around. Without rests often many, so that whoever is
+    /// killed is killed at work.
+    pub(crate) fn turn(self, r: &mut Random) -> u64 {
+        if self == Pace::FlatOut && r.percent(50) { r.within(1..=5_000) } else { r.within(1..=40) }
     }
 }
 

@@ -363,9 +363,9 @@ impl<'a> Rx<'a> {
         self.delay = self.delay.as_ref().map(|_| OwnDelay::new());
     }
 
-    /// Messages until the next look around; rests before each.
-    pub(crate) fn batch(&mut self) -> u64 {
-        self.random.within(1..=40)
+    /// Messages of this turn.
+    pub(crate) fn turn(&mut self) -> u64 {
+        self.pace.turn(&mut self.random)
     }
 
     pub(crate) fn rest(&mut self) {

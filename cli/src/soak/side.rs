@@ -157,7 +157,7 @@ fn send_all(plan: &Plan, board: &Board, lane: usize, mut sender: Sender) -> Resu
         if turn.after_a_kill {
             tx.take_over();
         }
-        for _ in 0..tx.random.within(1..=40) {
+        for _ in 0..tx.pace.turn(&mut tx.random) {
             let looks = tx.pace != Pace::FlatOut || lane.tx.begun.load(Ordering::Relaxed) % 8 == 0;
             if looks && now() >= ends_at && tx.lane.tx.orphaned.load(Ordering::SeqCst) == 0 {
                 turns.role.ends(End::Finished);
@@ -193,7 +193,7 @@ fn receive_all(plan: &Plan, board: &Board, lane: usize, mut receiver: Receiver) 
         if turns.is_shared() {
             rx.refresh(turn.after_a_kill);
         }
-        for _ in 0..rx.batch() {
+        for _ in 0..rx.turn() {
             if now() >= ends_at {
                 turns.role.ends(End::Finished);
                 return Ok(());
