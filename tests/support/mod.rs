@@ -285,6 +285,57 @@ pub(crate) fn pin(n: usize) {
     }
 }
 
+/// What a thread is doing, by its id (a process with one thread has the same): the number of the system call that it is in, `running`, or
+/// `unknown` where the kernel does not tell.
+pub(crate) fn doing(thread: libc::pid_t) -> String {
+    let line = std::fs::read_to_string(format!("/proc/{thread}/syscall")).unwrap_or_default();
+    line.split_whitespace().next().unwrap_or("unknown").to_owned()
+}
+
+/// Whether the process runs, sleeps or stands still, rather than being dead and perhaps not reaped.
+pub(crate) fn is_alive(pid: libc::pid_t) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !matches!(rest.trim_start().chars().next(), None | Some('Z' | 'X')))
+}
+
+/// The system call that `epoll` and `poll_fd` make, and that a parked end does, by number.
+pub(crate) fn call_number(call: Call) -> String {
+    #[cfg(target_arch = "x86_64")]
+    let (epoll, poll) = (libc::SYS_epoll_wait, libc::SYS_poll);
+    #[cfg(not(target_arch = "x86_64"))]
+    let (epoll, poll) = (libc::SYS_epoll_pwait, libc::SYS_ppoll);
+    let number = match call {
+        Call::Futex => libc::SYS_futex,
+        Call::Park => libc::SYS_ppoll,
+        Call::Epoll => epoll,
+        Call::Poll => poll,
+    };
+    number.to_string()
+}
+
+/// Where a waiting process may be found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Call {
+    Futex,
+    Park,
+    Epoll,
+    Poll,
+}
+
+/// Waits until the process is in one of these system calls, or for long enough that it must be.
+pub(crate) fn await_call(pid: libc::pid_t, calls: &[Call]) {
+    let wanted: Vec<String> = calls.iter().map(|&call| call_number(call)).collect();
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        match doing(pid) {
+            now if wanted.contains(&now) => return,
+            now if now == "unknown" => return std::thread::sleep(Duration::from_millis(15)),
+            now => assert!(Instant::now() < end, "process {pid} does not get into {calls:?}: it is in {now}"),
+        }
+        std::thread::sleep(Duration::from_micros(20));
+    }
+}
+
 // --- words that parent and child share --------------------------------------------------------------
 
 /// A page of 64-bit words, all zero at first, shared with children forked later.
