@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use crate::error::{RecvError, RecvIntoError, SendError};
+use crate::handover::{End, HandoverError};
 use crate::receiver::{Iter, ReadGuard, Receiver};
 use crate::sender::{Sender, WriteGuard};
 
@@ -71,6 +72,10 @@ impl Connection {
         try_reserve(len: usize) -> Result<WriteGuard<'_>, SendError>;
         reserve_timeout(len: usize, timeout: Duration) -> Result<WriteGuard<'_>, SendError>;
         reserve_deadline(len: usize, deadline: Instant) -> Result<WriteGuard<'_>, SendError>;
+        send_end[E: End](end: E) -> Result<(), HandoverError<E>>;
+        try_send_end[E: End](end: E) -> Result<(), HandoverError<E>>;
+        send_end_timeout[E: End](end: E, timeout: Duration) -> Result<(), HandoverError<E>>;
+        send_end_deadline[E: End](end: E, deadline: Instant) -> Result<(), HandoverError<E>>;
     }
 
     forward! { receiver Receiver:
@@ -90,6 +95,10 @@ impl Connection {
         try_recv_guard() -> Result<ReadGuard<'_>, RecvError>;
         recv_guard_timeout(timeout: Duration) -> Result<ReadGuard<'_>, RecvError>;
         recv_guard_deadline(deadline: Instant) -> Result<ReadGuard<'_>, RecvError>;
+        recv_end[E: End]() -> Result<E, RecvError>;
+        try_recv_end[E: End]() -> Result<E, RecvError>;
+        recv_end_timeout[E: End](timeout: Duration) -> Result<E, RecvError>;
+        recv_end_deadline[E: End](deadline: Instant) -> Result<E, RecvError>;
         poll(timeout: Option<Duration>) -> Result<bool, RecvError>;
     }
 

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::connection::Connection;
 use crate::deadline::Deadline;
@@ -157,10 +157,41 @@ impl Sender {
     ///
     /// As [`send_bytes`](Self::send_bytes), with the end given back.
     pub fn send_end<E: End>(&mut self, end: E) -> Result<(), HandoverError<E>> {
+        self.send_end_until(end, Deadline::NEVER)
+    }
+
+    /// As [`send_end`](Self::send_end), without waiting.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_end`](Self::send_end), and [`io::ErrorKind::WouldBlock`].
+    pub fn try_send_end<E: End>(&mut self, end: E) -> Result<(), HandoverError<E>> {
+        self.send_end_until(end, Deadline::NOW)
+    }
+
+    /// As [`send_end`](Self::send_end), waiting for at most `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_end`](Self::send_end), and [`io::ErrorKind::TimedOut`].
+    pub fn send_end_timeout<E: End>(&mut self, end: E, timeout: Duration) -> Result<(), HandoverError<E>> {
+        self.send_end_until(end, Deadline::after(timeout))
+    }
+
+    /// As [`send_end`](Self::send_end), waiting until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_end_timeout`](Self::send_end_timeout).
+    pub fn send_end_deadline<E: End>(&mut self, end: E, deadline: Instant) -> Result<(), HandoverError<E>> {
+        self.send_end_until(end, Deadline::instant(deadline))
+    }
+
+    fn send_end_until<E: End>(&mut self, end: E, deadline: Deadline) -> Result<(), HandoverError<E>> {
         // Tells this end from one that a killed copy of ours may have left on its way, and from those that follow: later ones are higher.
         let id = sys::now();
         let announcement = Announcement::new(end.frame(Private), id);
-        let result = self.send_announcement(&announcement.0, id, &end.fds(Private), Deadline::NEVER);
+        let result = self.send_announcement(&announcement.0, id, &end.fds(Private), deadline);
         result.map_err(|error| HandoverError { error: error.into(), end })
     }
 }
@@ -176,6 +207,15 @@ impl Receiver {
         self.recv_end_until(Deadline::NEVER)
     }
 
+    /// As [`recv_end`](Self::recv_end), without waiting.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_end`](Self::recv_end), and [`RecvError::Empty`].
+    pub fn try_recv_end<E: End>(&mut self) -> Result<E, RecvError> {
+        self.recv_end_until(Deadline::NOW)
+    }
+
     /// As [`recv_end`](Self::recv_end), waiting for at most `timeout`.
     ///
     /// # Errors
@@ -185,38 +225,18 @@ impl Receiver {
         self.recv_end_until(Deadline::after(timeout))
     }
 
+    /// As [`recv_end`](Self::recv_end), waiting until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_end_timeout`](Self::recv_end_timeout).
+    pub fn recv_end_deadline<E: End>(&mut self, deadline: Instant) -> Result<E, RecvError> {
+        self.recv_end_until(Deadline::instant(deadline))
+    }
+
     fn recv_end_until<E: End>(&mut self, deadline: Deadline) -> Result<E, RecvError> {
         let (announcement, fds) = self.recv_announcement(|bytes| Announcement(*bytes).id(), deadline)?;
         Ok(E::build(Announcement(announcement).frame(), fds, Private)?)
-    }
-}
-
-impl Connection {
-    /// As [`Sender::send_end`].
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn send_end<E: End>(&mut self, end: E) -> Result<(), HandoverError<E>> {
-        self.sender_mut().send_end(end)
-    }
-
-    /// As [`Receiver::recv_end`].
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn recv_end<E: End>(&mut self) -> Result<E, RecvError> {
-        self.receiver_mut().recv_end()
-    }
-
-    /// As [`Receiver::recv_end_timeout`].
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub fn recv_end_timeout<E: End>(&mut self, timeout: Duration) -> Result<E, RecvError> {
-        self.receiver_mut().recv_end_timeout(timeout)
     }
 }
 

@@ -380,6 +380,8 @@ impl Sender {
         unsafe { copy_in(frame, self.writer.payload(claim)) };
         self.waiter.carry(id, fds, deadline).map_err(|e| match e.kind() {
             std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset => SendError::Disconnected,
+            // The socket is full of ends that nobody has received.
+            std::io::ErrorKind::WouldBlock => no_room(deadline),
             _ => SendError::Io(e),
         })?;
         self.finish(claim, Kind::End, frame.len());

@@ -598,6 +598,46 @@ fn an_end_that_could_not_be_sent_is_given_back() {
 }
 
 #[test]
+fn an_end_that_finds_no_room_in_time_is_given_back_and_nothing_of_it_was_sent() {
+    let _alone = alone();
+    let _watchdog = watchdog(60);
+    let (mut receiver, mut over) = Builder::new().capacity(4096).simplex().unwrap();
+    let (mut mine, mut theirs) = ringpipe::pipe().unwrap();
+    let mut filling = 0;
+    while over.try_send_bytes(&[7; 56]).is_ok() {
+        filling += 1;
+    }
+    while over.try_send_bytes(b"").is_ok() {
+        filling += 1;
+    }
+    let start = Instant::now();
+    for how in 0..3 {
+        let (result, kind) = match how {
+            0 => (over.try_send_end(theirs), std::io::ErrorKind::WouldBlock),
+            1 => (over.send_end_timeout(theirs, MOMENT), std::io::ErrorKind::TimedOut),
+            _ => (over.send_end_deadline(theirs, Instant::now() + MOMENT), std::io::ErrorKind::TimedOut),
+        };
+        let error = result.unwrap_err();
+        assert_eq!(error.error.kind(), kind);
+        theirs = error.end;
+        theirs.send_bytes(b"still here").unwrap();
+        assert_eq!(mine.recv_bytes().unwrap(), b"still here");
+    }
+    assert!(start.elapsed() >= 2 * MOMENT);
+    assert_eq!(receiver.try_iter().map(Result::unwrap).count(), filling);
+    assert!(matches!(receiver.try_recv_end::<Connection>(), Err(RecvError::Empty)));
+    let later = Instant::now() + MOMENT;
+    assert!(matches!(receiver.recv_end_deadline::<Connection>(later), Err(RecvError::TimedOut)));
+
+    over.try_send_end(theirs).unwrap();
+    let mut arrived: Connection = receiver.try_recv_end().unwrap();
+    arrived.send_bytes(b"arrived").unwrap();
+    assert_eq!(mine.recv_bytes().unwrap(), b"arrived");
+    drop(arrived);
+    assert!(is_eof(&mine.recv_bytes_timeout(PATIENCE)));
+}
+
+#[test]
 fn what_is_no_end_of_the_right_kind_is_refused() {
     let _alone = alone();
     let _watchdog = watchdog(60);

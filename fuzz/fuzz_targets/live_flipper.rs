@@ -136,7 +136,6 @@ impl Shared {
 
 struct State {
     pipes: [Pipe; 2],
-    /// Gives no ends: sending one waits for room as long as it takes.
     spare: Spare,
     flipper: Flipper,
     executions: usize,
@@ -162,6 +161,7 @@ fuzz_target!(|input: Input| {
         assert_eq!(receiver.recv_bytes().expect("it was sent"), message(0, input.honest[0].into()));
         let (mut receiver, mut sender) = (Some(receiver), Some(sender));
         let memory = pipe.memory();
+        spare.reset();
         Allocated::reset();
         flipper.order(memory, &input.rewrites[..input.rewrites.len().min(MAX_REWRITES)]);
         // The first one may: what is run by itself.

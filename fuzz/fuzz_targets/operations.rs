@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{ErrorKind, IoSlice};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -396,25 +396,26 @@ impl Pipe<'_> {
     }
 
     fn send_end(&mut self) {
-        if self.receiver.is_none() || self.ended {
-            return;
-        }
         let message = self.message(5);
-        let Some(sender) = &mut self.sender else {
-            return;
-        };
-        // It would wait for room.
-        if sender.try_reserve(16).is_err() {
-            return;
-        }
-        let Some(pipe) = self.ends.next() else {
+        let (Some(sender), Some(pipe)) = (&mut self.sender, self.ends.next()) else {
             return;
         };
         let (theirs, mut ours) = pipe.ends(0);
         ours.send_bytes(message).expect("a fresh pipe");
-        sender.send_end(theirs).expect("there is room, and a receiver");
-        self.noise = true;
-        self.model.push_back(Item::End(message.into()));
+        let (open, empty) = (self.receiver.is_some() && !self.ended, sender.fill() == 0);
+        let (result, late) = match self.sent % 2 {
+            0 => (sender.try_send_end(theirs), ErrorKind::WouldBlock),
+            _ => (sender.send_end_timeout(theirs, BRIEF), ErrorKind::TimedOut),
+        };
+        match result.map_err(|e| e.error.kind()) {
+            Ok(()) => {
+                assert!(open, "sent to nobody");
+                self.noise = true;
+                self.model.push_back(Item::End(message.into()));
+            }
+            Err(ErrorKind::BrokenPipe) => assert!(!open, "disconnected from a living receiver"),
+            Err(kind) => assert!(kind == late && open && !empty, "{kind}"),
+        }
     }
 
     // --- receiving ----------------------------------------------------------------------------------
@@ -549,7 +550,7 @@ impl Pipe<'_> {
             return;
         };
         let result = if right {
-            receiver.recv_end_timeout::<Receiver>(Duration::ZERO)
+            receiver.try_recv_end::<Receiver>()
         } else {
             let wrong = receiver.recv_end_timeout::<Sender>(Duration::ZERO);
             wrong.map(|_| panic!("a receiver was received as a sender"))
@@ -570,7 +571,7 @@ impl Pipe<'_> {
                 // To be passed over by a receive of bytes, which then finds the end.
                 _ => assert!(self.taken_back),
             },
-            Err(e) => self.not_received(e, Form::Zero),
+            Err(e) => self.not_received(e, if right { Form::Try } else { Form::Zero }),
         }
     }
 

@@ -371,11 +371,10 @@ impl SenderCall {
                 }
             }
             SenderCall::SendEnd => {
-                // It waits for room, if there is none, and nobody may make any.
-                if spare.left > 0 && end.try_reserve(16).is_ok() {
+                if spare.left > 0 {
                     spare.left -= 1;
                     let (receiver, _) = spare.pipe.ends(0);
-                    drop(end.send_end(receiver));
+                    result = end.send_end_timeout(receiver, timeout).map_err(|e| e.error.into());
                 }
             }
             SenderCall::Look => {
@@ -420,7 +419,7 @@ impl ReceiverCall {
                 }
             }
             ReceiverCall::TryRecvEnd => {
-                drop(end.recv_end_timeout::<Receiver>(Duration::ZERO));
+                drop(end.try_recv_end::<Receiver>());
             }
             ReceiverCall::RecvEndTimeout => drop(end.recv_end_timeout::<Connection>(timeout)),
             ReceiverCall::RecvValue => drop(end.try_recv::<(String, Vec<u32>)>()),
