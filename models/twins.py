@@ -75,6 +75,19 @@ TWINS = [
     ("arming stays in its generation", WAIT, "let next = |word: u32| word.wrapping_add(GENERATION) | ARMED;", "let next = |word: u32| word | ARMED;", "pipe-watched-bell"),
     ("ringing disarms whatever the generation", WAIT, "if seat.compare_exchange(word, word & !ARMED, set, seen).is_ok() {", "let _ = (set, seen);\n            seat.fetch_and(!ARMED, Ordering::SeqCst);\n            {", "pipe-watched-bell"),
     ("ringing without a byte", WAIT, "if !sys::send_token(self.bell(), token(word)) {", "if false {", "pipe-one-message"),
+    ("disarmed before the byte", WAIT, """            if sent != Some(generation) {
+                if !sys::send_token(self.bell(), token(word)) {
+                    return;
+                }
+                sent = Some(generation);
+            }
+            let (set, seen) = (Ordering::SeqCst, Ordering::Relaxed);
+            if seat.compare_exchange(word, word & !ARMED, set, seen).is_ok() {
+                return;""", """            sent = Some(generation);
+            let (set, seen) = (Ordering::SeqCst, Ordering::Relaxed);
+            if seat.compare_exchange(word, word & !ARMED, set, seen).is_ok() {
+                sys::send_token(self.bell(), token(word));
+                return;""", "pipe-copy-goes-on"),
     ("a watched bell is not silenced", WAIT, "self.watched.set(true);", "", "pipe-watched-bell"),
     # --- life and death
     ("the end before the messages", WAIT, "            (true, _) => Wake::Ready,\n            (false, true) => Wake::Gone,", "            (_, true) => Wake::Gone,\n            (true, _) => Wake::Ready,", "pipe-receiver-waits"),
@@ -90,12 +103,8 @@ TWINS = [
     ("the end of a cut message is silent", RECEIVER, "_ => return Err(RecvError::Cut),", "_ => return Ok(Some(assembly.into_received())),", "pipe-long-message-killed"),
     ("a time-out inside a message takes nothing back", SENDER, "                    self.writer.abort();\n", "", "pipe-long-message-taken-back"),
     # --- ends carried over the bell
-    ("the record before its descriptors", SENDER, """        self.waiter.carry(id, fds, deadline).map_err(|e| match e.kind() {
-            std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset => SendError::Disconnected,
-            _ => SendError::Io(e),
-        })?;
-        self.finish(claim, Kind::End, frame.len());""", """        self.finish(claim, Kind::End, frame.len());
-        self.waiter.carry(id, fds, deadline).map_err(SendError::Io)?;""", "pipe-carried-end"),
+    ("the record before its descriptors", SENDER, """        self.waiter.carry(id, fds, deadline)""", """        self.finish(claim, Kind::End, frame.len());
+        self.waiter.carry(id, fds, deadline)""", "pipe-carried-end"),
     ("arming removes bytes that carry descriptors", WAIT, "byte & CARRIES == 0 && is_stale(byte, current)", "is_stale(byte, current)", "pipe-carried-end"),
 ]
 
