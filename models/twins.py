@@ -99,8 +99,8 @@ TWINS = [
     ("a hang-up does not end a park", WAIT, "            self.gone |= got.hung_up;\n            if got.hung_up || ready()", "            if ready()", "pipe-sender-killed"),
     ("hanging up is kept to oneself", WAIT, "                self.seats.depart();\n            }", "            }", "pipe-receiver-hangs-up"),
     # --- long messages
-    ("a message cut short is given out", RECEIVER, "while assembly.arrived < assembly.total {\n            let record", "while assembly.arrived + 24 < assembly.total {\n            let record", "pipe-long-message"),
-    ("the end of a cut message is silent", RECEIVER, "_ => return Err(RecvError::Cut),", "_ => return Ok(Some(assembly.into_received())),", "pipe-long-message-killed"),
+    ("a message cut short is given out", RECEIVER, "while assembly.missing() > 0 {\n            let record", "while assembly.missing() > 24 {\n            let record", "pipe-long-message"),
+    ("the end of a cut message is silent", RECEIVER, "_ => return Err(RecvError::Cut),", "_ => return Ok(Some(assembly.finish().map_or_else(Received::Buffered, Received::Owned))),", "pipe-long-message-killed"),
     ("a time-out inside a message takes nothing back", SENDER, "                    self.writer.abort();\n", "", "pipe-long-message-taken-back"),
     # --- ends carried over the bell
     ("the record before its descriptors", SENDER, """        self.waiter.carry(id, fds, deadline)""", """        self.finish(claim, Kind::End, frame.len());

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::{RecvError, RecvIntoError, SendError};
 use crate::handover::{End, HandoverError};
-use crate::receiver::{Iter, ReadGuard, Receiver};
+use crate::read_guard::ReadGuard;
+use crate::receiver::{Iter, Receiver};
 use crate::sender::{Sender, WriteGuard};
 
 /// One end of a duplex pipe: sends to, and receives from, the other end.

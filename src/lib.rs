@@ -79,6 +79,7 @@
 #[cfg(not(target_has_atomic = "64"))]
 compile_error!("ringpipe needs a processor with 64-bit atomics: both sides of a pipe share 64-bit cursors");
 
+mod assembly;
 mod connection;
 mod copy;
 mod deadline;
@@ -90,6 +91,7 @@ mod gather;
 mod handover;
 mod layout;
 mod pipe;
+mod read_guard;
 mod receiver;
 mod ring;
 mod segment;
@@ -105,5 +107,6 @@ pub use connection::Connection;
 pub use error::{AttachError, BufferTooShort, BuildError, CodecError, RecvError, RecvIntoError, SendError};
 pub use handover::{End, HandoverError};
 pub use pipe::{Builder, DEFAULT_CAPACITY, pipe, simplex};
-pub use receiver::{Iter, ReadGuard, Receiver};
+pub use read_guard::ReadGuard;
+pub use receiver::{Iter, Receiver};
 pub use sender::{Sender, WriteGuard};

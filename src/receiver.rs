@@ -5,9 +5,11 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::assembly::{Assembly, Partial};
 use crate::copy::copy;
 use crate::deadline::Deadline;
 use crate::error::{AttachError, BufferTooShort, RecvError, RecvIntoError};
+use crate::read_guard::{Message, ReadGuard};
 use crate::ring::spsc::{Look, Reader, Record};
 use crate::ring::{Data, HEADER, Kind};
 use crate::segment::Segment;
@@ -47,22 +49,6 @@ enum State {
     Ended,
 }
 
-/// A long message of which some, but not all, has arrived.
-struct Partial {
-    total: usize,
-    bytes: Vec<u8>,
-}
-
-/// A long message on its way to where the caller wants it.
-struct Assembly<'a> {
-    total: usize,
-    arrived: usize,
-    /// The caller's buffer, if the message fits in it...
-    buf: Option<&'a mut [u8]>,
-    /// ...and our own otherwise.
-    own: Vec<u8>,
-}
-
 /// A message, received.
 enum Received {
     /// Whole in one record, which has not been released.
@@ -98,9 +84,6 @@ impl Patience {
 /// Every so many messages it makes sure that it is not that close, in bytes.
 const DISTANCE_CHECK: u32 = 256;
 const TOO_CLOSE: usize = 4096;
-
-/// A growing message allocates at least so much at a time, and otherwise no more than has arrived.
-const GROWTH: usize = 64 << 10;
 
 /// Bytes of the total length that a `First` record starts with.
 const TOTAL: usize = 8;
@@ -353,7 +336,7 @@ impl Receiver {
 
     /// Gives a record back and wakes the sender.
     #[inline(always)]
-    fn release(&mut self, record: Record) {
+    pub(crate) fn release(&mut self, record: Record) {
         self.reader.release(record);
         if self.waiter.note_success() % DISTANCE_CHECK == 0 {
             self.check_distance();
@@ -378,10 +361,16 @@ impl Receiver {
     ///
     /// `dst` must be valid for writes of `len` bytes, and `skip + len` be at most `record.len`.
     #[inline(always)]
-    unsafe fn copy_out(&self, record: Record, skip: usize, dst: *mut u8, len: usize) {
+    pub(crate) unsafe fn copy_out(&self, record: Record, skip: usize, dst: *mut u8, len: usize) {
         debug_assert!(skip + len <= record.len);
         // SAFETY: a record's payload lies within the ring (`Reader::look`); the rest by the contract.
-        unsafe { copy(self.reader.payload(record).as_ptr().add(skip), dst, len) }
+        unsafe { copy(self.payload(record).add(skip), dst, len) }
+    }
+
+    /// Where a record's payload starts, all of which lies within the ring.
+    #[inline(always)]
+    pub(crate) fn payload(&self, record: Record) -> *const u8 {
+        self.reader.payload(record).as_ptr()
     }
 
     /// Waits for the next record, passing over padding.
@@ -480,14 +469,15 @@ impl Receiver {
             return Err(self.corrupt());
         }
         let mut assembly = Assembly::new(total as usize, buf);
-        assembly.put(self, record, TOTAL);
+        // SAFETY: the payload lies within the ring, and what is behind the total is less than that, as just checked.
+        unsafe { assembly.put(self.payload(record).add(TOTAL), record.len - TOTAL) };
         self.release(record);
         Ok(assembly)
     }
 
     /// Takes the further records of a long message until it is whole. `None` if its sender took it back.
     fn complete(&mut self, mut assembly: Assembly<'_>, patience: &mut Patience) -> Result<Option<Received>, RecvError> {
-        while assembly.arrived < assembly.total {
+        while assembly.missing() > 0 {
             let record = match self.record(patience) {
                 Ok(record) => record,
                 Err(e @ (RecvError::Empty | RecvError::TimedOut)) => {
@@ -498,12 +488,13 @@ impl Receiver {
             };
             match record {
                 Some(record) if record.kind == Kind::More => {
-                    if record.len == 0 || record.len > assembly.total - assembly.arrived {
+                    if record.len == 0 || record.len > assembly.missing() {
                         return Err(self.corrupt());
                     }
-                    assembly.put(self, record, 0);
+                    // SAFETY: the payload lies within the ring, and is not more than is missing, as just checked.
+                    unsafe { assembly.put(self.payload(record), record.len) };
                     self.release(record);
-                    if assembly.arrived < assembly.total {
+                    if assembly.missing() > 0 {
                         if let Err(e) = patience.spend(HEADER + record.len) {
                             self.state = State::Partial(assembly.into_partial());
                             return Err(e);
@@ -518,7 +509,7 @@ impl Receiver {
                 _ => return Err(RecvError::Cut),
             }
         }
-        Ok(Some(assembly.into_received()))
+        Ok(Some(assembly.finish().map_or_else(Received::Buffered, Received::Owned)))
     }
 
     /// Checks a message's length against what the caller allows.
@@ -604,7 +595,7 @@ impl Receiver {
             Received::Owned(bytes) => Message::Owned(bytes),
             Received::Buffered(_) => unreachable!("no buffer was given"),
         };
-        Ok(ReadGuard { receiver: self, message })
+        Ok(ReadGuard::new(self, message))
     }
 
     fn poll_until(&mut self, deadline: Deadline) -> Result<(), RecvError> {
@@ -659,63 +650,6 @@ impl Receiver {
     }
 }
 
-impl<'a> Assembly<'a> {
-    fn new(total: usize, buf: Option<&'a mut [u8]>) -> Assembly<'a> {
-        let buf = buf.filter(|buf| total <= buf.len());
-        Assembly { total, arrived: 0, buf, own: Vec::new() }
-    }
-
-    fn resume(partial: Partial, buf: Option<&'a mut [u8]>) -> Assembly<'a> {
-        let mut assembly = Assembly::new(partial.total, buf);
-        assembly.arrived = partial.bytes.len();
-        match &mut assembly.buf {
-            Some(buf) => buf[..partial.bytes.len()].copy_from_slice(&partial.bytes),
-            None => assembly.own = partial.bytes,
-        }
-        assembly
-    }
-
-    /// Takes a record's payload from `skip` on; the caller has checked that it is not more than is missing.
-    fn put(&mut self, receiver: &Receiver, record: Record, skip: usize) {
-        let len = record.len - skip;
-        let missing = self.total - self.arrived;
-        debug_assert!(len <= missing);
-        let dst = match &mut self.buf {
-            Some(buf) => buf[self.arrived..].as_mut_ptr(),
-            None => {
-                if self.own.capacity() - self.arrived < len {
-                    self.own.reserve_exact(missing.min(GROWTH.max(self.arrived).max(len)));
-                }
-                self.own.spare_capacity_mut().as_mut_ptr().cast()
-            }
-        };
-        // SAFETY: the buffer is at least `total` long, or the vector has room for `len` more bytes, which are
-        // written before they count.
-        unsafe {
-            receiver.copy_out(record, skip, dst, len);
-            if self.buf.is_none() {
-                self.own.set_len(self.arrived + len);
-            }
-        }
-        self.arrived += len;
-    }
-
-    fn into_partial(self) -> Partial {
-        let bytes = match self.buf {
-            Some(buf) => buf[..self.arrived].to_vec(),
-            None => self.own,
-        };
-        Partial { total: self.total, bytes }
-    }
-
-    fn into_received(self) -> Received {
-        match self.buf {
-            Some(_) => Received::Buffered(self.total),
-            None => Received::Owned(self.own),
-        }
-    }
-}
-
 impl AsFd for Receiver {
     /// A descriptor that is readable whenever something can be received or the sender is gone, for `poll`, `select`, `epoll` and the
     /// like. Level-triggered. Only to be watched: never read from it.
@@ -766,90 +700,5 @@ impl Iterator for Iter<'_> {
             Err(RecvError::Disconnected | RecvError::Empty | RecvError::Ended) => None,
             result => Some(result),
         }
-    }
-}
-
-/// A message in place; made by [`Receiver::recv_guard`]. Dropping it consumes the message.
-///
-/// The memory is shared with the sender, which may be faulty or hostile, so there is no safe way to a slice of it:
-/// [`copy_to`](Self::copy_to) and [`to_vec`](Self::to_vec) copy, and [`as_slice`](Self::as_slice) is for those who know their peer.
-pub struct ReadGuard<'a> {
-    receiver: &'a mut Receiver,
-    message: Message,
-}
-
-enum Message {
-    InPlace(Record),
-    Owned(Vec<u8>),
-}
-
-impl ReadGuard<'_> {
-    /// Bytes in the message.
-    pub fn len(&self) -> usize {
-        match &self.message {
-            Message::InPlace(record) => record.len,
-            Message::Owned(bytes) => bytes.len(),
-        }
-    }
-
-    /// Whether the message has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Copies `dst.len()` bytes of the message, from `offset` on.
-    ///
-    /// # Panics
-    ///
-    /// If the message has fewer.
-    pub fn copy_to(&self, offset: usize, dst: &mut [u8]) {
-        let len = self.len();
-        let fits = offset <= len && dst.len() <= len - offset;
-        assert!(fits, "{} bytes from {offset} on of a message of {len} bytes", dst.len());
-        match &self.message {
-            // SAFETY: just checked; the buffer is the caller's own.
-            Message::InPlace(record) => unsafe {
-                self.receiver.copy_out(*record, offset, dst.as_mut_ptr(), dst.len());
-            },
-            Message::Owned(bytes) => dst.copy_from_slice(&bytes[offset..][..dst.len()]),
-        }
-    }
-
-    /// A copy of the message.
-    pub fn to_vec(&self) -> Vec<u8> {
-        let mut bytes = vec![0; self.len()];
-        self.copy_to(0, &mut bytes);
-        bytes
-    }
-
-    /// The message itself.
-    ///
-    /// # Safety
-    ///
-    /// As long as the slice lives, no other process may write to this part of the ring. A peer that follows the protocol
-    /// does not; one that is hostile may, so it takes a peer that the caller vouches for.
-    pub unsafe fn as_slice(&self) -> &[u8] {
-        match &self.message {
-            // SAFETY: the payload lies within the ring, which lives longer than the guard, and does not change, by the
-            // caller's word.
-            Message::InPlace(record) => unsafe {
-                std::slice::from_raw_parts(self.receiver.reader.payload(*record).as_ptr(), record.len)
-            },
-            Message::Owned(bytes) => bytes,
-        }
-    }
-}
-
-impl Drop for ReadGuard<'_> {
-    fn drop(&mut self) {
-        if let Message::InPlace(record) = self.message {
-            self.receiver.release(record);
-        }
-    }
-}
-
-impl fmt::Debug for ReadGuard<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReadGuard").field("len", &self.len()).finish()
     }
 }

@@ -18,6 +18,8 @@ mod segment;
 mod sync;
 mod sys;
 
+#[path = "../../src/assembly.rs"]
+mod assembly;
 #[path = "../../src/deadline.rs"]
 mod deadline;
 #[path = "../../src/error.rs"]
@@ -26,6 +28,8 @@ mod error;
 mod gather;
 #[path = "../../src/layout.rs"]
 mod layout;
+#[path = "../../src/read_guard.rs"]
+mod read_guard;
 #[path = "../../src/receiver.rs"]
 mod receiver;
 #[path = "../../src/ring/mod.rs"]

@@ -1,0 +1,90 @@
+//! A long message on its way from the ring to where its caller wants it, part by part.
+
+use crate::copy::copy;
+
+/// A long message of which some, but not all, has arrived.
+pub(crate) struct Partial {
+    pub(crate) total: usize,
+    bytes: Vec<u8>,
+}
+
+/// A long message on its way to where the caller wants it.
+pub(crate) struct Assembly<'a> {
+    total: usize,
+    arrived: usize,
+    /// The caller's buffer, if the message fits in it...
+    buf: Option<&'a mut [u8]>,
+    /// ...and our own otherwise.
+    own: Vec<u8>,
+}
+
+/// A growing message allocates at least so much at a time, and otherwise no more than has arrived.
+const GROWTH: usize = 64 << 10;
+
+impl<'a> Assembly<'a> {
+    pub(crate) fn new(total: usize, buf: Option<&'a mut [u8]>) -> Assembly<'a> {
+        let buf = buf.filter(|buf| total <= buf.len());
+        Assembly { total, arrived: 0, buf, own: Vec::new() }
+    }
+
+    /// Goes on where an earlier call stopped.
+    pub(crate) fn resume(partial: Partial, buf: Option<&'a mut [u8]>) -> Assembly<'a> {
+        let mut assembly = Assembly::new(partial.total, buf);
+        assembly.arrived = partial.bytes.len();
+        match &mut assembly.buf {
+            Some(buf) => buf[..partial.bytes.len()].copy_from_slice(&partial.bytes),
+            None => assembly.own = partial.bytes,
+        }
+        assembly
+    }
+
+    /// Bytes that have not arrived.
+    pub(crate) fn missing(&self) -> usize {
+        self.total - self.arrived
+    }
+
+    /// Takes the next part.
+    ///
+    /// # Safety
+    ///
+    /// `part` must be valid for reads of `len` bytes, and `len` be at most what is [missing](Self::missing).
+    pub(crate) unsafe fn put(&mut self, part: *const u8, len: usize) {
+        let missing = self.missing();
+        debug_assert!(len <= missing);
+        let dst = match &mut self.buf {
+            Some(buf) => buf[self.arrived..].as_mut_ptr(),
+            None => {
+                if self.own.capacity() - self.arrived < len {
+                    self.own.reserve_exact(missing.min(GROWTH.max(self.arrived).max(len)));
+                }
+                self.own.spare_capacity_mut().as_mut_ptr().cast()
+            }
+        };
+        // SAFETY: the buffer is at least `total` long, or the vector has room for `len` more bytes, which are
+        // written before they count; `part` by the contract.
+        unsafe {
+            copy(part, dst, len);
+            if self.buf.is_none() {
+                self.own.set_len(self.arrived + len);
+            }
+        }
+        self.arrived += len;
+    }
+
+    /// What has arrived, for another call to go on with.
+    pub(crate) fn into_partial(self) -> Partial {
+        let bytes = match self.buf {
+            Some(buf) => buf[..self.arrived].to_vec(),
+            None => self.own,
+        };
+        Partial { total: self.total, bytes }
+    }
+
+    /// The message, unless it is in the caller's buffer, or how long it is there.
+    pub(crate) fn finish(self) -> Result<Vec<u8>, usize> {
+        match self.buf {
+            Some(_) => Err(self.total),
+            None => Ok(self.own),
+        }
+    }
+}
