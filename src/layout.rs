@@ -13,6 +13,8 @@
 //! read beside such a write would be undefined behaviour. Whoever reads a word reads it once, checks
 //! the copy and uses the copy.
 
+use std::mem::offset_of;
+
 use crate::error::AttachError;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -24,6 +26,9 @@ const VERSION: u32 = 1;
 
 /// The ring mode a segment was made for.
 const MODE_SPSC: u32 = 1;
+
+/// Bytes of a header's fields.
+pub(crate) const HEADER_LEN: usize = 32;
 
 /// Where the first ring starts.
 pub(crate) const RINGS_AT: usize = 4096;
@@ -129,21 +134,23 @@ impl Header {
         self.magic.store(MAGIC, Ordering::Relaxed);
     }
 
-    /// Checks every field against what this build can use, and against the size of the segment.
-    pub(crate) fn read(&self, segment_len: usize) -> Result<Geometry, AttachError> {
-        if self.magic.load(Ordering::Relaxed) != MAGIC {
+    /// Checks every field against what this build can use, and against the size of the segment, before it is mapped.
+    pub(crate) fn parse(bytes: &[u8; HEADER_LEN], segment_len: u64) -> Result<Geometry, AttachError> {
+        let word = |at: usize| u32::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
+        let long = |at: usize| u64::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
+        if long(offset_of!(Header, magic)) != MAGIC {
             return Err(AttachError::NotRingpipe);
         }
-        let version = self.version.load(Ordering::Relaxed);
+        let version = word(offset_of!(Header, version));
         if version != VERSION {
             return Err(AttachError::Version { ours: VERSION, theirs: version });
         }
-        let mode = self.mode.load(Ordering::Relaxed);
+        let mode = word(offset_of!(Header, mode));
         if mode != MODE_SPSC {
             return Err(AttachError::Mode { ours: MODE_SPSC, theirs: mode });
         }
-        let capacity = self.capacity.load(Ordering::Relaxed);
-        let directions = self.directions.load(Ordering::Relaxed);
+        let capacity = long(offset_of!(Header, capacity));
+        let directions = word(offset_of!(Header, directions));
         let ok = capacity.is_power_of_two()
             && (MIN_CAPACITY as u64..=MAX_CAPACITY as u64).contains(&capacity)
             && (1..=2).contains(&directions);
@@ -153,9 +160,9 @@ impl Header {
         let geometry = Geometry {
             capacity: capacity as usize,
             directions: directions as usize,
-            spin_micros: self.spin_micros.load(Ordering::Relaxed).min(MAX_SPIN_MICROS),
+            spin_micros: word(offset_of!(Header, spin_micros)).min(MAX_SPIN_MICROS),
         };
-        if geometry.segment_len() != segment_len {
+        if geometry.segment_len() as u64 != segment_len {
             return Err(AttachError::Damaged { what: "its length does not match its header" });
         }
         Ok(geometry)

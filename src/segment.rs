@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 use memmap2::{MmapOptions, MmapRaw};
 
 use crate::error::AttachError;
-use crate::layout::{Control, Geometry, Header, RINGS_AT};
+use crate::layout::{Control, Geometry, HEADER_LEN, Header};
 use crate::sys;
 
 pub(crate) struct Segment {
@@ -48,17 +48,17 @@ impl Segment {
 
     /// Maps somebody else's segment, once it is certain that its size is what its header says and can
     /// never change.
+    ///
+    /// Not before: nobody chooses how much of our address space is mapped. And memory of huge pages, which would be a SIGBUS once its
+    /// owner has punched it away and none are left, has no length that fits a header.
     pub(crate) fn attach(fd: OwnedFd) -> Result<Segment, AttachError> {
         let len = sys::sealed_len(fd.as_fd())?.ok_or(AttachError::NotSealed)?;
-        let len = usize::try_from(len).map_err(|_| AttachError::NotRingpipe)?;
-        if len < RINGS_AT {
+        let mut header = [0; HEADER_LEN];
+        if sys::read_start(fd.as_fd(), &mut header)? < HEADER_LEN {
             return Err(AttachError::NotRingpipe);
         }
-        let memory = Memory::map(fd, len)?;
-        // SAFETY: the mapping is at least RINGS_AT bytes long and page-aligned, and the header, all
-        // atomics, lies at its start.
-        let geometry = unsafe { memory.base().cast::<Header>().as_ref() }.read(len)?;
-        Ok(Segment { memory, geometry })
+        let geometry = Header::parse(&header, len)?;
+        Ok(Segment { memory: Memory::map(fd, geometry.segment_len())?, geometry })
     }
 
     #[cfg(any(test, fuzzing))]

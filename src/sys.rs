@@ -53,6 +53,16 @@ pub(crate) fn sealed_len(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
     }
 }
 
+/// Reads what a memory file starts with; as many bytes as it has.
+pub(crate) fn read_start(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match rustix::io::pread(fd, &mut *buf, 0) {
+            Err(Errno::INTR) => {}
+            result => return Ok(result?),
+        }
+    }
+}
+
 // --- barriers -----------------------------------------------------------------------------------
 
 /// Registers this process for [`heavy_barrier`]. Children made by `fork` inherit the registration.
