@@ -103,6 +103,11 @@ impl Connection {
         poll(timeout: Option<Duration>) -> Result<bool, RecvError>;
     }
 
+    /// As [`Sender::is_disconnected`].
+    pub fn is_disconnected(&mut self) -> bool {
+        self.sender.is_disconnected()
+    }
+
     /// As [`Receiver::iter`].
     pub fn iter(&mut self) -> Iter<'_> {
         self.receiver.iter()

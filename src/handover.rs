@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::connection::Connection;
 use crate::deadline::Deadline;
-use crate::error::{AttachError, RecvError};
+use crate::error::{AttachError, RecvError, SendError};
 use crate::receiver::Receiver;
 use crate::segment::Segment;
 use crate::sender::Sender;
@@ -53,11 +53,16 @@ pub trait End: Sealed + Sized + Send + 'static {
     /// let mut conn = Connection::from_env("WORKER_PIPE")?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    ///
+    /// # Panics
+    ///
+    /// If this is a [`Connection`] one of whose halves was exchanged (`mem::swap`) for another pipe's: hand over the halves.
     fn inherit(self, command: &mut Command, name: &str) {
-        let (frame, fds) = (self.frame(Private), self.fds(Private));
+        self.check(Private).unwrap_or_else(|e| panic!("{e}"));
+        let fds = self.fds(Private);
         let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        command.env(name, self.frame(Private).variable(&fds));
         drop(fds);
-        command.env(name, frame.variable(&numbers));
         // The mutex only makes the closure `Sync`, as `pre_exec` wants it; nobody ever locks it.
         let end = Mutex::new(self);
         let clear = move || {
@@ -83,10 +88,10 @@ pub trait End: Sealed + Sized + Send + 'static {
     fn from_env(name: &str) -> Result<Self, AttachError> {
         let value = std::env::var_os(name).ok_or_else(|| AttachError::NoVariable { name: name.into() })?;
         let value = value.to_string_lossy();
-        let (frame, numbers) = Frame::parse_variable(&value)
+        let (frame, inherited) = Frame::parse_variable(&value)
             .ok_or_else(|| AttachError::BadVariable { name: name.into(), value: value.clone().into_owned() })?;
         frame.expect::<Self>()?;
-        Self::build(frame, adopt(&numbers)?, Private)
+        Self::build(frame, adopt(&inherited)?, Private)
     }
 
     /// Sends this end over a Unix socket, to a process that calls [`recv_from`](Self::recv_from) on the other side.
@@ -95,9 +100,12 @@ pub trait End: Sealed + Sized + Send + 'static {
     ///
     /// # Errors
     ///
-    /// The system call's error, with the end given back.
+    /// The system call's error, or [`io::ErrorKind::InvalidInput`] for a [`Connection`] whose halves are those of different pipes; with
+    /// the end given back.
     fn send_to(self, socket: &UnixStream) -> Result<(), HandoverError<Self>> {
-        let result = sys::send_fds(socket.as_fd(), &self.frame(Private).0, &self.fds(Private), Deadline::NEVER);
+        let result = self
+            .check(Private)
+            .and_then(|()| sys::send_fds(socket.as_fd(), &self.frame(Private).0, &self.fds(Private), Deadline::NEVER));
         result.map_err(|error| HandoverError { error, end: self })
     }
 
@@ -155,7 +163,8 @@ impl Sender {
     ///
     /// # Errors
     ///
-    /// As [`send_bytes`](Self::send_bytes), with the end given back.
+    /// As [`send_bytes`](Self::send_bytes), and [`io::ErrorKind::InvalidInput`] for a [`Connection`] whose halves are those of different
+    /// pipes; with the end given back.
     pub fn send_end<E: End>(&mut self, end: E) -> Result<(), HandoverError<E>> {
         self.send_end_until(end, Deadline::NEVER)
     }
@@ -191,7 +200,10 @@ impl Sender {
         // Tells this end from one that a killed copy of ours may have left on its way, and from those that follow: later ones are higher.
         let id = sys::now();
         let announcement = Announcement::new(end.frame(Private), id);
-        let result = self.send_announcement(&announcement.0, id, &end.fds(Private), deadline);
+        let result = end
+            .check(Private)
+            .map_err(SendError::Io)
+            .and_then(|()| self.send_announcement(&announcement.0, id, &end.fds(Private), deadline));
         result.map_err(|error| HandoverError { error: error.into(), end })
     }
 }
@@ -292,25 +304,36 @@ impl Frame {
         Ok(())
     }
 
-    /// `version:kind:direction:descriptor,descriptor,...`
-    fn variable(self, numbers: &[RawFd]) -> String {
-        let numbers: Vec<String> = numbers.iter().map(RawFd::to_string).collect();
-        format!("{}:{}:{}:{}", self.0[8], self.kind(), self.direction(), numbers.join(","))
+    /// `version:kind:direction:descriptor=file,descriptor=file,...`
+    fn variable(self, fds: &[BorrowedFd<'_>]) -> String {
+        // What cannot be identified, which no open descriptor is, is refused by who inherits it.
+        let inherited = fds.iter().map(|fd| format!("{}={}", fd.as_raw_fd(), sys::identity(*fd).unwrap_or(0)));
+        let inherited: Vec<String> = inherited.collect();
+        format!("{}:{}:{}:{}", self.0[8], self.kind(), self.direction(), inherited.join(","))
     }
 
-    fn parse_variable(value: &str) -> Option<(Frame, Vec<RawFd>)> {
+    fn parse_variable(value: &str) -> Option<(Frame, Vec<Inherited>)> {
         let mut fields = value.split(':');
         let mut number = || fields.next()?.parse::<u8>().ok();
         let (version, kind, direction) = (number()?, number()?, number()?);
-        let numbers: Option<Vec<RawFd>> = fields.next()?.split(',').map(|n| n.parse().ok()).collect();
-        let numbers = numbers.filter(|n| n.len() <= sys::MAX_FDS)?;
+        let inherited = fields.next()?.split(',').map(|field| {
+            let (fd, file) = field.split_once('=')?;
+            Some(Inherited { fd: fd.parse().ok()?, file: file.parse().ok()? })
+        });
+        let inherited = inherited.collect::<Option<Vec<Inherited>>>().filter(|all| all.len() <= sys::MAX_FDS)?;
         if fields.next().is_some() {
             return None;
         }
-        let mut frame = Frame::new(kind, direction.into(), numbers.len());
+        let mut frame = Frame::new(kind, direction.into(), inherited.len());
         frame.0[8] = version;
-        Some((frame, numbers))
+        Some((frame, inherited))
     }
+}
+
+/// A descriptor that this process is said to have inherited, and the file that it is said to be of.
+struct Inherited {
+    fd: RawFd,
+    file: u64,
 }
 
 /// What says in a ring that a pipe end comes: its frame, and the mark that its descriptors carry.
@@ -335,7 +358,7 @@ impl Announcement {
 }
 
 mod sealed {
-    use super::{AttachError, BorrowedFd, Frame, OwnedFd};
+    use super::{AttachError, BorrowedFd, Frame, OwnedFd, io};
 
     /// Callers outside cannot name this, so they cannot call what takes it.
     pub struct Private;
@@ -348,6 +371,10 @@ mod sealed {
         fn frame(&self, _: Private) -> Frame;
         /// The segment and the bells.
         fn fds(&self, _: Private) -> Vec<BorrowedFd<'_>>;
+        /// Whether it can be handed over.
+        fn check(&self, _: Private) -> io::Result<()> {
+            Ok(())
+        }
         /// The end that these make, once everything has been checked.
         fn build(frame: Frame, fds: Vec<OwnedFd>, _: Private) -> Result<Self, AttachError>;
     }
@@ -405,6 +432,15 @@ impl Sealed for Connection {
         vec![self.sender().segment.as_fd(), self.sender().waiter.bell(), self.receiver().bell()]
     }
 
+    fn check(&self, _: Private) -> io::Result<()> {
+        let (to, from) = (self.sender(), self.receiver());
+        if Arc::ptr_eq(&to.segment, &from.segment) && to.direction != from.direction {
+            return Ok(());
+        }
+        let what = "the halves of this connection are those of different pipes: hand them over one by one";
+        Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+    }
+
     fn build(frame: Frame, fds: Vec<OwnedFd>, _: Private) -> Result<Connection, AttachError> {
         let (segment, [to, from]) = attach::<Connection, 2>(frame, fds)?;
         if segment.geometry().directions != 2 {
@@ -444,21 +480,23 @@ fn attach<E: End, const BELLS: usize>(
 }
 
 /// Takes ownership of descriptors that this process inherited.
-fn adopt(numbers: &[RawFd]) -> Result<Vec<OwnedFd>, AttachError> {
+fn adopt(inherited: &[Inherited]) -> Result<Vec<OwnedFd>, AttachError> {
     /// Serializes the check that nobody has adopted a descriptor and its adoption.
     static ADOPTING: Mutex<()> = Mutex::new(());
     let _guard: MutexGuard<'_, ()> = ADOPTING.lock().unwrap_or_else(PoisonError::into_inner);
 
-    for (i, &fd) in numbers.iter().enumerate() {
-        // Descriptors opened by this program are close-on-exec, as all that Rust opens are; what `inherit` passed on is not,
-        // until it is adopted. Standard streams are nobody's to take.
+    for (i, &Inherited { fd, file }) in inherited.iter().enumerate() {
+        // What `inherit` passed on is not close-on-exec, until it is adopted, and is the very file that the variable names: nobody
+        // in this process can have opened that, only come by it with the descriptor. Standard streams are nobody's to take.
         let not_inherited = AttachError::NotInherited { fd };
-        if fd <= 2 || numbers[..i].contains(&fd) {
+        if fd <= 2 || inherited[..i].iter().any(|other| other.fd == fd) {
             return Err(not_inherited);
         }
-        // SAFETY: nobody owns a descriptor that is open without having been opened here; on a closed one the calls fail.
+        // SAFETY: borrowed for as long as nobody closes it: a number out of the environment may be anybody's. Only questions are asked of
+        // it, which fail on a closed one, and all of them before anything is adopted.
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-        if !matches!(sys::is_cloexec(borrowed), Ok(false)) {
+        let here = matches!(sys::is_cloexec(borrowed), Ok(false)) && sys::identity(borrowed).is_ok_and(|it| it == file);
+        if !here {
             return Err(not_inherited);
         }
         match i {
@@ -468,11 +506,12 @@ fn adopt(numbers: &[RawFd]) -> Result<Vec<OwnedFd>, AttachError> {
             _ => {}
         }
     }
-    let adopt = |&fd: &RawFd| {
-        // SAFETY: inherited and not adopted before, as just checked under the lock.
+    let adopt = |&Inherited { fd, .. }: &Inherited| {
+        // SAFETY: inherited and not adopted before, as just checked under the lock. (As everywhere in Rust, whoever opens this process's
+        // own files anew through `/proc`, and leaves the copies to be inherited, answers for that.)
         let owned = unsafe { OwnedFd::from_raw_fd(fd) };
         sys::set_cloexec(&owned, true)?;
         Ok(owned)
     };
-    numbers.iter().map(adopt).collect()
+    inherited.iter().map(adopt).collect()
 }

@@ -38,6 +38,10 @@ const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlag
 
 /// An anonymous memory file of `len` zero bytes whose size can never change again.
 pub(crate) fn sealed_memfd(len: u64) -> io::Result<OwnedFd> {
+    // To exceed this limit is an error, and a signal that kills.
+    if rustix::process::getrlimit(rustix::process::Resource::Fsize).current.is_some_and(|most| most < len) {
+        return Err(Errno::FBIG.into());
+    }
     let fd = rustix::fs::memfd_create("ringpipe", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     rustix::fs::ftruncate(&fd, len)?;
     rustix::fs::fcntl_add_seals(&fd, SEALS)?;
@@ -112,10 +116,12 @@ pub(crate) struct Readiness {
     pub(crate) readable: bool,
     /// Every copy of the other end is closed.
     pub(crate) hung_up: bool,
+    /// This process may not poll, so the answer came without waiting.
+    pub(crate) refused: bool,
 }
 
 /// Waits until the socket has bytes or is hung up. Returns early (with neither set) at the deadline
-/// or when a signal handler ran.
+/// or when a signal handler ran, and does not wait where the process may not poll (a sandbox; a limit of zero descriptors).
 pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Deadline) -> Readiness {
     let timeout = deadline.at().map(|at| timespec(at.saturating_sub(now())));
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
@@ -125,20 +131,26 @@ pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Deadline) -> Readiness
             // A socket hung up with unread bells reports ERR (a pending ECONNRESET) beside HUP: both
             // say that the peer is gone, and neither is anything more.
             let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
-            Readiness { readable: got.contains(PollFlags::IN), hung_up: got.intersects(gone) }
+            Readiness { readable: got.contains(PollFlags::IN), hung_up: got.intersects(gone), refused: false }
         }
-        _ => Readiness::default(),
+        Ok(_) | Err(Errno::INTR) => Readiness::default(),
+        Err(_) => Readiness {
+            readable: matches!(peek(fd, &mut [0]), Ok(1..)),
+            // Sends nothing, but says whether anybody is left to read it.
+            hung_up: rustix::net::send(fd, &[], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) == Err(Errno::PIPE),
+            refused: true,
+        },
     }
 }
 
 /// Puts one byte on the bell. A full or failing socket is no error: a full one rings already, and
-/// a dead one is found by [`poll_readable`]. Returns whether a byte is on its way or was not needed.
+/// a dead one is found by [`poll_readable`]. Returns whether a byte is on its way.
 pub(crate) fn send_token(fd: BorrowedFd<'_>, token: u8) -> bool {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     loop {
         match rustix::net::send(fd, &[token], flags) {
             Err(Errno::INTR) => {}
-            Ok(_) | Err(Errno::AGAIN) => return true,
+            Ok(_) => return true,
             Err(_) => return false,
         }
     }
@@ -197,24 +209,28 @@ pub(crate) fn send_fds(
             // A stream socket takes a frame this small whole or not at all.
             Ok(_) => return Err(io::ErrorKind::WriteZero.into()),
             Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) if !deadline.passed() => wait_writable(socket, deadline),
+            Err(Errno::AGAIN) if !deadline.passed() => wait_writable(socket, deadline)?,
             Err(e) => return Err(e.into()),
         }
     }
 }
 
-fn wait_writable(fd: BorrowedFd<'_>, deadline: Deadline) {
+/// The caller tries again, whatever happened.
+fn wait_writable(fd: BorrowedFd<'_>, deadline: Deadline) -> io::Result<()> {
     let timeout = deadline.at().map(|at| timespec(at.saturating_sub(now())));
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
-    // Whatever it returns, the caller tries again.
-    let _ = rustix::event::poll(&mut fds, timeout.as_ref());
+    match rustix::event::poll(&mut fds, timeout.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// Reads up to `buf.len()` bytes and the descriptors that came with the first of them. Waits, or fails with `WouldBlock`.
 /// Zero bytes: the other side is closed.
 pub(crate) fn recv_fds(socket: BorrowedFd<'_>, buf: &mut [u8], wait: bool) -> io::Result<(usize, Vec<OwnedFd>)> {
     let flags = RecvFlags::CMSG_CLOEXEC | if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+    // Users' sockets may have credentials delivered as well.
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1), ScmRights(MAX_FDS))];
     loop {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut iov = [IoSliceMut::new(buf)];
@@ -245,6 +261,11 @@ pub(crate) fn is_unix_stream(fd: BorrowedFd<'_>) -> bool {
 /// Makes `fd`, whatever it was, another descriptor of `of`, under its old number.
 pub(crate) fn replace(fd: &mut OwnedFd, of: &OwnedFd) -> io::Result<()> {
     Ok(rustix::io::dup3(of, fd, rustix::io::DupFlags::CLOEXEC)?)
+}
+
+/// What tells an open file from all others on this machine, whatever its descriptor.
+pub(crate) fn identity(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    Ok(rustix::fs::fstat(fd)?.st_ino as u64)
 }
 
 pub(crate) fn is_cloexec(fd: BorrowedFd<'_>) -> io::Result<bool> {

@@ -364,7 +364,8 @@ fn errors_of_from_env() {
     }
     let what = Connection::from_env("RINGPIPE_TEST_VERSION").map(drop);
     assert!(matches!(what, Err(AttachError::Version { ours: 1, theirs: 9 })), "{what:?}");
-    for name in ["RINGPIPE_TEST_CLOSED", "RINGPIPE_TEST_STANDARD", "RINGPIPE_TEST_SAME"] {
+    let names = ["CLOSED", "STANDARD", "SAME", "OTHER_FILES"].map(|what| format!("RINGPIPE_TEST_{what}"));
+    for name in &names {
         let what = Connection::from_env(name).map(drop);
         assert!(matches!(what, Err(AttachError::NotInherited { .. })), "{name}: {what:?}");
     }
@@ -501,24 +502,34 @@ fn variables_that_describe_no_inherited_end_are_refused() {
         "1:3:0",
         "1:3:0:",
         "1:3:0:a,b,c",
-        "1:3:0:3,4,5:6",
-        "one:3:0:3,4,5",
-        "1:3:300:3,4,5",
-        "1:3:0:3,4",
-        "1:3:0:3,4,5,6",
-        "-1:3:0:3,4,5",
-        "1:7:0:3,4,5",
-        "1:3:0:99999999999,4,5",
-        " 1:3:0:3,4,5",
+        "1:3:0:3,4,5",
+        "1:3:0:3=,4=,5=",
+        "1:3:0:3=1=1,4=1,5=1",
+        "1:3:0:3=1,4=1,5=1:6",
+        "one:3:0:3=1,4=1,5=1",
+        "1:3:300:3=1,4=1,5=1",
+        "1:3:0:3=1,4=1",
+        "1:3:0:3=1,4=1,5=1,6=1",
+        "-1:3:0:3=1,4=1,5=1",
+        "1:7:0:3=1,4=1,5=1",
+        "1:3:0:99999999999=1,4=1,5=1",
+        " 1:3:0:3=1,4=1,5=1",
     ];
     let mut command = program("errors");
     for (i, value) in nonsense.iter().enumerate() {
         command.env(format!("RINGPIPE_TEST_NONSENSE_{i}"), value);
     }
-    command.env("RINGPIPE_TEST_VERSION", "9:3:0:3,4,5");
-    command.env("RINGPIPE_TEST_CLOSED", "1:3:0:200,201,202");
-    command.env("RINGPIPE_TEST_STANDARD", "1:3:0:0,1,2");
-    command.env("RINGPIPE_TEST_SAME", "1:3:0:-5,-5,-5");
+    command.env("RINGPIPE_TEST_VERSION", "9:3:0:3=1,4=1,5=1");
+    command.env("RINGPIPE_TEST_CLOSED", "1:3:0:200=1,201=1,202=1");
+    command.env("RINGPIPE_TEST_STANDARD", "1:3:0:0=1,1=1,2=1");
+    command.env("RINGPIPE_TEST_SAME", "1:3:0:-5=1,-5=1,-5=1");
+    // Descriptors that the program has inherited, and of the right kinds, but not those of which the variable tells: as after
+    // another program passed an old one on.
+    let (_mine, theirs) = ringpipe::pipe().unwrap();
+    theirs.inherit(&mut command, PIPE);
+    let (_, variable) = command.get_envs().find(|(name, _)| *name == PIPE).unwrap();
+    let old = variable.unwrap().to_str().unwrap().replace(',', "0,") + "0";
+    command.env("RINGPIPE_TEST_OTHER_FILES", old);
     assert!(command.status().unwrap().success());
 }
 
@@ -635,6 +646,45 @@ fn an_end_that_finds_no_room_in_time_is_given_back_and_nothing_of_it_was_sent() 
     assert_eq!(mine.recv_bytes().unwrap(), b"arrived");
     drop(arrived);
     assert!(is_eof(&mine.recv_bytes_timeout(PATIENCE)));
+}
+
+#[test]
+fn halves_of_different_pipes_are_not_handed_over_as_one_connection() {
+    let _alone = alone();
+    let _watchdog = watchdog(60);
+    let (here, _there) = UnixStream::pair().unwrap();
+    let (mut a, mut b) = ringpipe::pipe().unwrap();
+    let (mut c, mut d) = ringpipe::pipe().unwrap();
+    std::mem::swap(a.receiver_mut(), c.receiver_mut());
+    b.send_bytes(b"from b").unwrap();
+    d.send_bytes(b"from d").unwrap();
+    let error = a.send_to(&here).unwrap_err();
+    assert_eq!(error.error.kind(), std::io::ErrorKind::InvalidInput, "{error}");
+    let error = c.send_end(error.end).unwrap_err();
+    assert_eq!(error.error.kind(), std::io::ErrorKind::InvalidInput, "{error}");
+    let mut a = error.end;
+    assert_eq!((a.recv_bytes().unwrap(), c.recv_bytes().unwrap()), (b"from d".to_vec(), b"from b".to_vec()));
+    let inherited =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| a.inherit(&mut Command::new("true"), PIPE)));
+    assert!(inherited.is_err());
+}
+
+#[test]
+fn an_end_arrives_over_a_socket_that_also_delivers_credentials() {
+    let _alone = alone();
+    let _watchdog = watchdog(60);
+    let (here, there) = UnixStream::pair().unwrap();
+    let on: libc::c_int = 1;
+    // SAFETY: the pointer leads to a live integer of the length given.
+    let set = unsafe {
+        let (value, len) = ((&raw const on).cast(), size_of_val(&on) as libc::socklen_t);
+        libc::setsockopt(there.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PASSCRED, value, len)
+    };
+    assert_eq!(set, 0);
+    let (mut mine, theirs) = ringpipe::pipe().unwrap();
+    theirs.send_to(&here).unwrap();
+    Connection::recv_from(&there).unwrap().send_bytes(b"arrived").unwrap();
+    assert_eq!(mine.recv_bytes().unwrap(), b"arrived");
 }
 
 #[test]

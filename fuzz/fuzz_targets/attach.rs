@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 
@@ -275,7 +275,9 @@ fn attach<E: End>(input: &Input, fds: Vec<OwnedFd>) -> Result<E, AttachError> {
             E::recv_from(&there)
         }
         Transport::Variable | Transport::AnyVariable => {
-            let numbers: Vec<String> = fds.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
+            let inode =
+                |fd: &OwnedFd| File::from(fd.try_clone().expect("a descriptor")).metadata().map_or(0, |m| m.ino());
+            let numbers: Vec<String> = fds.iter().map(|fd| format!("{}={}", fd.as_raw_fd(), inode(fd))).collect();
             let field = |at: usize| frame.get(at).copied().unwrap_or(0);
             let value = match input.by {
                 Transport::Variable => {
