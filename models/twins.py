@@ -75,7 +75,9 @@ TWINS = [
     ("arming stays in its generation", WAIT, "let next = |word: u32| word.wrapping_add(GENERATION) | ARMED;", "let next = |word: u32| word | ARMED;", "pipe-watched-bell"),
     ("ringing disarms whatever the generation", WAIT, "if seat.compare_exchange(word, word & !ARMED, set, seen).is_ok() {", "let _ = (set, seen);\n            seat.fetch_and(!ARMED, Ordering::SeqCst);\n            {", "pipe-watched-bell"),
     ("ringing without a byte", WAIT, "if !sys::send_token(self.bell(), token(word)) {", "if false {", "pipe-one-message"),
+    ("a full bell is silenced without another look", WAIT, "        // Somebody may have found the bell full since.\n        ready()", "        false", "pipe-one-message"),
     ("disarmed before the byte", WAIT, """            if sent != Some(generation) {
+                // If the bell is full, it rings already, and who silences it looks at the ring after that.
                 if !sys::send_token(self.bell(), token(word)) {
                     return;
                 }
@@ -105,6 +107,8 @@ TWINS = [
     # --- ends carried over the bell
     ("the record before its descriptors", SENDER, """        self.waiter.carry(id, fds, deadline)""", """        self.finish(claim, Kind::End, frame.len());
         self.waiter.carry(id, fds, deadline)""", "pipe-carried-end"),
+    ("searching for descriptors drops plain bytes", WAIT, "            let senseless = plain == BELLFUL || plain < seen;", "            let senseless = seen > 0;", "pipe-carried-end-receiver-killed"),
+    ("descriptors of later ends are dropped", WAIT, "        if mark > id {\n            return Ok(Carried::Nothing);\n        }\n", "", "pipe-carried-end-receiver-killed"),
     ("arming removes bytes that carry descriptors", WAIT, "byte & CARRIES == 0 && is_stale(byte, current)", "is_stale(byte, current)", "pipe-carried-end"),
 ]
 

@@ -1,6 +1,7 @@
 //! A long message on its way from the ring to where its caller wants it, part by part.
 
 use crate::copy::copy;
+use crate::error::RecvError;
 
 /// A long message of which some, but not all, has arrived.
 pub(crate) struct Partial {
@@ -43,19 +44,20 @@ impl<'a> Assembly<'a> {
         self.total - self.arrived
     }
 
-    /// Takes the next part.
+    /// Takes the next part, unless there is no memory for it.
     ///
     /// # Safety
     ///
     /// `part` must be valid for reads of `len` bytes, and `len` be at most what is [missing](Self::missing).
-    pub(crate) unsafe fn put(&mut self, part: *const u8, len: usize) {
+    pub(crate) unsafe fn put(&mut self, part: *const u8, len: usize) -> Result<(), RecvError> {
         let missing = self.missing();
         debug_assert!(len <= missing);
         let dst = match &mut self.buf {
             Some(buf) => buf[self.arrived..].as_mut_ptr(),
             None => {
                 if self.own.capacity() - self.arrived < len {
-                    self.own.reserve_exact(missing.min(GROWTH.max(self.arrived).max(len)));
+                    let more = missing.min(GROWTH.max(self.arrived).max(len));
+                    self.own.try_reserve_exact(more).map_err(|_| RecvError::NoMemory { len: self.total })?;
                 }
                 self.own.spare_capacity_mut().as_mut_ptr().cast()
             }
@@ -69,6 +71,7 @@ impl<'a> Assembly<'a> {
             }
         }
         self.arrived += len;
+        Ok(())
     }
 
     /// What has arrived, for another call to go on with.

@@ -50,7 +50,8 @@ pub enum RecvError {
     /// a long message is kept for the next call.
     #[error("timed out waiting for a message")]
     TimedOut,
-    /// The message is longer than allowed. This end no longer receives, and the sender gets a broken pipe.
+    /// The message is longer than allowed. This end no longer receives, and the sender gets a broken pipe (out of descriptors, once
+    /// there is one at a later receive, or when the end is dropped).
     #[error(
         "bad message length: the message has {len} bytes, more than the {max} allowed; this end no longer receives"
     )]
@@ -59,6 +60,12 @@ pub enum RecvError {
         len: u64,
         /// The most bytes allowed by the call.
         max: usize,
+    },
+    /// There is no memory for the message, or for the next part of it. Nothing is lost: it can be received once there is some.
+    #[error("no memory for a message of {len} bytes: nothing is lost, so try again once there is some")]
+    NoMemory {
+        /// Bytes in the message.
+        len: usize,
     },
     /// The sender died, or a copy of its end was used without a lock, inside a long message (or a copy of an end died while a pipe end
     /// was being sent or received). What had arrived of
@@ -245,6 +252,7 @@ impl From<RecvError> for io::Error {
             RecvError::Disconnected | RecvError::Cut => io::ErrorKind::UnexpectedEof,
             RecvError::Empty => io::ErrorKind::WouldBlock,
             RecvError::TimedOut => io::ErrorKind::TimedOut,
+            RecvError::NoMemory { .. } => io::ErrorKind::OutOfMemory,
             RecvError::Ended | RecvError::IsEnd | RecvError::IsBytes => io::ErrorKind::InvalidInput,
             RecvError::TooLong { .. } | RecvError::Corrupt | RecvError::Decode(_) => io::ErrorKind::InvalidData,
             RecvError::Attach(_) => io::ErrorKind::InvalidData,

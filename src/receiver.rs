@@ -28,6 +28,8 @@ use crate::wait::{Waiter, Wake};
 /// A `try_` form that finds nothing asks the kernel whether the sender lives, which takes a system call: to poll
 /// often and cheaply, use a `_timeout` form and let it spin.
 ///
+/// What a message takes in memory grows as it arrives, never with what its sender claims; `recv_bytes_max` and its forms bound it.
+///
 /// One process at a time may use an end, as for [`Sender`](crate::Sender).
 pub struct Receiver {
     reader: Reader,
@@ -45,8 +47,8 @@ enum State {
     Partial(Partial),
     /// The cursors make no sense; the next call says so.
     Corrupt,
-    /// After an error that ends receiving.
-    Ended,
+    /// After an error that ends receiving. This copy of the end is closed, unless there was no descriptor for that.
+    Ended { hung_up: bool },
 }
 
 /// A message, received.
@@ -112,7 +114,7 @@ impl Receiver {
     ///
     /// # Errors
     ///
-    /// [`RecvError::Disconnected`] at end of file; [`RecvError::Cut`], [`RecvError::Corrupt`],
+    /// [`RecvError::Disconnected`] at end of file; [`RecvError::Cut`], [`RecvError::Corrupt`], [`RecvError::NoMemory`],
     /// [`RecvError::Ended`] and [`RecvError::IsEnd`] as described there.
     pub fn recv_bytes(&mut self) -> Result<Vec<u8>, RecvError> {
         self.recv_until(usize::MAX, Deadline::NEVER)
@@ -421,9 +423,9 @@ impl Receiver {
         let mut patience = self.patience(deadline);
         loop {
             let assembly = match std::mem::replace(&mut self.state, State::Clean) {
-                State::Ended => {
-                    self.state = State::Ended;
-                    return Err(RecvError::Ended);
+                State::Ended { hung_up } => {
+                    self.state = State::Ended { hung_up };
+                    return Err(self.ended(hung_up));
                 }
                 State::Corrupt => return Err(self.corrupt()),
                 State::Partial(partial) => {
@@ -459,10 +461,7 @@ impl Receiver {
         if record.len <= TOTAL {
             return Err(self.corrupt());
         }
-        let mut total = [0; TOTAL];
-        // SAFETY: the payload has more than these bytes.
-        unsafe { self.copy_out(record, 0, total.as_mut_ptr(), TOTAL) };
-        let total = u64::from_le_bytes(total);
+        let total = self.reader.first_word(record);
         // A 64-bit process can send what a 32-bit one cannot hold.
         self.allow(total, maxlength.min(isize::MAX as usize))?;
         if (record.len - TOTAL) as u64 >= total {
@@ -470,7 +469,7 @@ impl Receiver {
         }
         let mut assembly = Assembly::new(total as usize, buf);
         // SAFETY: the payload lies within the ring, and what is behind the total is less than that, as just checked.
-        unsafe { assembly.put(self.payload(record).add(TOTAL), record.len - TOTAL) };
+        unsafe { assembly.put(self.payload(record).add(TOTAL), record.len - TOTAL)? };
         self.release(record);
         Ok(assembly)
     }
@@ -492,7 +491,11 @@ impl Receiver {
                         return Err(self.corrupt());
                     }
                     // SAFETY: the payload lies within the ring, and is not more than is missing, as just checked.
-                    unsafe { assembly.put(self.payload(record), record.len) };
+                    let put = unsafe { assembly.put(self.payload(record), record.len) };
+                    if let Err(e) = put {
+                        self.state = State::Partial(assembly.into_partial());
+                        return Err(e);
+                    }
                     self.release(record);
                     if assembly.missing() > 0 {
                         if let Err(e) = patience.spend(HEADER + record.len) {
@@ -528,28 +531,37 @@ impl Receiver {
 
     /// Receives no more, and lets the sender know by hanging up.
     fn end(&mut self) {
-        self.state = State::Ended;
-        self.waiter.hang_up();
+        let hung_up = self.waiter.hang_up();
+        self.state = State::Ended { hung_up };
+    }
+
+    /// What a receive that comes after the end says.
+    fn ended(&mut self, hung_up: bool) -> RecvError {
+        if !hung_up {
+            self.end();
+        }
+        RecvError::Ended
     }
 
     pub(crate) fn recv_until(&mut self, maxlength: usize, deadline: Deadline) -> Result<Vec<u8>, RecvError> {
         match self.receive(None, maxlength, deadline)? {
-            Received::InPlace(record) => Ok(self.take(record)),
+            Received::InPlace(record) => self.take(record),
             Received::Owned(bytes) => Ok(bytes),
             Received::Buffered(_) => unreachable!("no buffer was given"),
         }
     }
 
-    /// Copies a whole message out and releases its record.
-    fn take(&mut self, record: Record) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(record.len);
+    /// Copies a whole message out and releases its record. If there is no memory for it, it stays.
+    fn take(&mut self, record: Record) -> Result<Vec<u8>, RecvError> {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(record.len).map_err(|_| RecvError::NoMemory { len: record.len })?;
         // SAFETY: the vector has room for `record.len` bytes, which are written before they count.
         unsafe {
             self.copy_out(record, 0, bytes.as_mut_ptr(), record.len);
             bytes.set_len(record.len);
         }
         self.release(record);
-        bytes
+        Ok(bytes)
     }
 
     #[inline(always)]
@@ -582,7 +594,7 @@ impl Receiver {
                 Ok(record.len)
             }
             Received::InPlace(record) => {
-                let message = self.take(record);
+                let message = self.take(record)?;
                 Err(RecvIntoError::TooShort(BufferTooShort { message, room }))
             }
             Received::Owned(message) => Err(RecvIntoError::TooShort(BufferTooShort { message, room })),
@@ -601,7 +613,7 @@ impl Receiver {
     fn poll_until(&mut self, deadline: Deadline) -> Result<(), RecvError> {
         let mut patience = self.patience(deadline);
         match self.state {
-            State::Ended => return Err(RecvError::Ended),
+            State::Ended { hung_up } => return Err(self.ended(hung_up)),
             State::Corrupt => return Err(self.corrupt()),
             State::Clean => {}
             State::Partial(_) => {
@@ -623,7 +635,7 @@ impl Receiver {
         deadline: Deadline,
     ) -> Result<([u8; LEN], Vec<OwnedFd>), RecvError> {
         match self.state {
-            State::Ended => return Err(RecvError::Ended),
+            State::Ended { hung_up } => return Err(self.ended(hung_up)),
             State::Corrupt => return Err(self.corrupt()),
             State::Partial(_) => return Err(RecvError::IsBytes),
             State::Clean => {}
@@ -664,7 +676,7 @@ impl AsFd for Receiver {
 impl fmt::Debug for Receiver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
-            State::Ended | State::Corrupt => "ended",
+            State::Ended { .. } | State::Corrupt => "ended",
             State::Partial(_) => "inside a message",
             State::Clean => self.waiter.state(),
         };

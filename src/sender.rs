@@ -206,6 +206,13 @@ impl Sender {
         self.writer.data().max_payload()
     }
 
+    /// Whether every copy of the receiving end is closed. Asks the kernel, so a receiver that was killed counts at once.
+    ///
+    /// Also what to call when the descriptor is readable, in an event loop: it leaves it silent unless that is so.
+    pub fn is_disconnected(&mut self) -> bool {
+        self.waiter.hears_death()
+    }
+
     /// Bytes of the ring.
     pub fn capacity(&self) -> usize {
         self.writer.data().capacity()
@@ -396,7 +403,8 @@ fn total(parts: &[IoSlice<'_>]) -> Result<usize, SendError> {
 }
 
 impl AsFd for Sender {
-    /// A descriptor that is readable when every copy of the receiving end is closed. It may rarely be readable for nothing.
+    /// A descriptor that is readable when every copy of the receiving end is closed. It may rarely be readable for nothing, until
+    /// [`is_disconnected`](Sender::is_disconnected) is asked.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.waiter.bell()
     }

@@ -103,8 +103,10 @@ const PATIENCE: u32 = 32;
 const CARRIES: u8 = 0x80;
 /// Bytes in the bell that come with descriptors: that one, and a mark.
 const PACKET: usize = 1 + 8;
-/// How many bytes are read at most in search of descriptors.
-const MAX_PLAIN: usize = 4096;
+/// How much of the bell is looked at in search of descriptors: more bytes than it holds, each of which came by itself.
+const BELLFUL: usize = 1024;
+/// How often that is done at most, for one record: a bound against hostile peers only.
+const SEARCHES: usize = 4096;
 /// How often a ringer tries again when the seat changes under it: a bound against hostile peers only.
 const RING_TRIES: usize = 64;
 
@@ -175,7 +177,7 @@ impl Seats {
 
     /// W1: after a bit was set in `mine` and before the ring is looked at.
     fn barrier(&self) {
-        if self.mine().load(Ordering::Relaxed) & STRONG != 0 || !sys::heavy_barrier() {
+        if !sys::heavy_barrier() {
             self.be_strong();
             fence(Ordering::SeqCst);
         }
@@ -299,6 +301,7 @@ impl Waiter {
             }
             let generation = word / GENERATION;
             if sent != Some(generation) {
+                // If the bell is full, it rings already, and who silences it looks at the ring after that.
                 if !sys::send_token(self.bell(), token(word)) {
                     return;
                 }
@@ -330,15 +333,15 @@ impl Waiter {
         self.gone
     }
 
-    /// Closes this copy of the end while the value lives on, with a socket in its place whose other end is closed.
-    pub(crate) fn hang_up(&mut self) {
-        // Out of descriptors, the other side learns of it when the value is dropped.
-        if let Ok((dead, _)) = sys::socketpair() {
-            if sys::replace(&mut self.bell, &dead).is_ok() {
-                self.seats.depart();
-            }
-        }
+    /// Closes this copy of the end while the value lives on, with a socket in its place whose other end is closed. False where
+    /// there is no descriptor for that: then the other side learns of it by another try, or when the value is dropped.
+    pub(crate) fn hang_up(&mut self) -> bool {
         self.gone = true;
+        let replaced = sys::socketpair().and_then(|(dead, _)| sys::replace(&mut self.bell, &dead)).is_ok();
+        if replaced {
+            self.seats.depart();
+        }
+        replaced
     }
 
     // --- waiting --------------------------------------------------------------------------------
@@ -473,7 +476,7 @@ impl Waiter {
                 return Wake::Ready;
             }
             if in_vain > 2 {
-                // A bell that cannot be silenced must not turn a wait into a busy loop.
+                // A bell that cannot be silenced, or not be waited for, must not turn a wait into a busy loop.
                 let word = self.seats.mine().fetch_or(ASLEEP, Ordering::SeqCst) | ASLEEP;
                 if !self.linger(ready) {
                     sys::futex_wait(self.seats.mine(), word, deadline.min(sys::now() + SLICE));
@@ -484,8 +487,16 @@ impl Waiter {
             if got.hung_up || ready() || deadline.passed() {
                 return self.ended(ready);
             }
-            in_vain = if got.readable { in_vain + 1 } else { 0 };
+            in_vain = if got.readable || got.refused { in_vain + 1 } else { 0 };
         }
+    }
+
+    /// For a bell that tells the outside nothing but the other side's death: whether it does. Silences it if it does not: a byte that
+    /// was on its way when a wait ended may have come later.
+    pub(crate) fn hears_death(&mut self) -> bool {
+        debug_assert!(self.hears_death_only);
+        sys::take_tokens(self.bell(), |_| true);
+        self.ask()
     }
 
     /// Leaves the bell silent where nothing but the other side's death is to be heard from it: the sender's. A byte may still be on
@@ -512,7 +523,8 @@ impl Waiter {
         let current = token(next(word));
         // Bytes that carry descriptors stay for the record that they were sent for.
         sys::take_tokens(self.bell(), |byte| byte & CARRIES == 0 && is_stale(byte, current));
-        false
+        // Somebody may have found the bell full since.
+        ready()
     }
 
     /// For a bell that somebody watches from outside: silent while there is nothing to receive.
@@ -557,25 +569,15 @@ impl Waiter {
 
     /// Takes the descriptors marked with `id`, dropping what is before them in the socket: plain bytes, and what was carried for
     /// records that were never published, which has lower marks. `None` if they are not there, which they are unless a copy of an end
-    /// was killed just before, or a peer does not keep to the protocol; what has a higher mark stays for its own record.
+    /// was killed just before, or a peer does not keep to the protocol. Then nothing that is of use is dropped: what has a higher mark
+    /// stays for its own record, and plain bytes for what else is in the ring (L2).
     pub(crate) fn take_carried(&self, id: u64) -> io::Result<Option<Vec<OwnedFd>>> {
-        // A peer that floods its bell must not keep us busy for ever.
-        for _ in 0..MAX_PLAIN {
-            // Descriptors and mark are taken in one step, or a copy of this end killed in between would leave half of them.
-            let mut packet = [0; PACKET];
-            let taken = sys::peek(self.bell(), &mut packet).and_then(|seen| {
-                let carries = packet[0] & CARRIES != 0 && seen == PACKET;
-                let mark = if carries { u64::from_le_bytes(mark_of(&packet)) } else { 0 };
-                if mark > id {
-                    return Ok((0, None));
-                }
-                let (n, fds) = sys::recv_fds(self.bell(), &mut packet[..if carries { seen } else { 1 }], false)?;
-                Ok((n, (mark == id).then_some(fds)))
-            });
-            match taken {
-                Ok((0, _)) => return Ok(None),
-                Ok((_, Some(fds))) => return Ok(Some(fds)),
-                Ok((_, None)) => {}
+        let mut bytes = [0; BELLFUL];
+        for _ in 0..SEARCHES {
+            match self.take_next_carried(id, &mut bytes) {
+                Ok(Carried::Wanted(fds)) => return Ok(Some(fds)),
+                Ok(Carried::Other) => {}
+                Ok(Carried::Nothing) => return Ok(None),
                 // Said once, if the peer left bells of ours unread; what it had sent comes after.
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
@@ -584,9 +586,47 @@ impl Waiter {
         }
         Ok(None)
     }
+
+    fn take_next_carried(&self, id: u64, bytes: &mut [u8; BELLFUL]) -> io::Result<Carried> {
+        // As far as the first that come with descriptors.
+        let seen = sys::peek(self.bell(), bytes)?;
+        let plain = bytes[..seen].iter().take_while(|&&byte| byte & CARRIES == 0).count();
+        let Some(mark) = mark_of(&bytes[plain..seen]) else {
+            // More than a bell holds: no protocol put that there.
+            let senseless = plain == BELLFUL || plain < seen;
+            return if senseless { self.take(&mut bytes[..seen], false) } else { Ok(Carried::Nothing) };
+        };
+        if mark > id {
+            return Ok(Carried::Nothing);
+        }
+        if plain > 0 {
+            self.take(&mut bytes[..plain], false)?;
+        }
+        // Descriptors and mark are taken in one step, or a copy of this end killed in between would leave half of them.
+        self.take(&mut bytes[..PACKET], mark == id)
+    }
+
+    /// Takes so many bytes out of the bell, with the descriptors that come with them, if they are wanted.
+    fn take(&self, bytes: &mut [u8], wanted: bool) -> io::Result<Carried> {
+        match sys::recv_fds(self.bell(), bytes, false)? {
+            (0, _) => Ok(Carried::Nothing),
+            (_, fds) => Ok(if wanted { Carried::Wanted(fds) } else { Carried::Other }),
+        }
+    }
 }
 
-/// The mark in the bell bytes that come with descriptors.
-fn mark_of(packet: &[u8; PACKET]) -> [u8; PACKET - 1] {
-    std::array::from_fn(|i| packet[1 + i])
+/// What was taken out of the bell in search of descriptors.
+enum Carried {
+    /// Those.
+    Wanted(Vec<OwnedFd>),
+    /// Something else, which is gone now.
+    Other,
+    /// Nothing, and there is no use in searching on.
+    Nothing,
+}
+
+/// The mark in the bell bytes that come with descriptors, if these are such and all of them.
+fn mark_of(bytes: &[u8]) -> Option<u64> {
+    let mark = bytes.get(1..PACKET)?;
+    Some(u64::from_le_bytes(std::array::from_fn(|i| mark[i])))
 }

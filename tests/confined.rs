@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use ringpipe::{BuildError, Builder, Connection, End, RecvError, SendError};
+use ringpipe::{BuildError, Builder, Connection, End, RecvError, RecvIntoError, SendError};
 use support::{Random, Script, alone, emulated, fork, fork_split, open_fds, skip, watchdog};
 
 const ROUNDS: u64 = 60;
@@ -199,6 +199,143 @@ fn out_of_memory_no_pipe_is_made_and_nothing_leaks() {
         let (mut receiver, mut sender) = ringpipe::simplex().unwrap();
         sender.send_bytes(b"enough for this").unwrap();
         i32::from(receiver.recv_bytes().unwrap() != b"enough for this")
+    });
+    child.succeeds();
+}
+
+/// As the last step into a sandbox, perhaps. With such a limit the kernel refuses to poll.
+fn allow_no_descriptors() {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer leads to a live structure.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &none) }, 0);
+}
+
+/// Processor time of a process, in clock ticks.
+fn ticks(pid: libc::pid_t) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn a_process_that_may_not_poll_is_woken_and_learns_of_its_peers_death_and_rests_meanwhile() {
+    let _alone = alone();
+    let _watchdog = watchdog(60);
+    let small = || Builder::new().capacity(4096).spin(Duration::ZERO).simplex().unwrap();
+    // With bells unread and without, closed and killed.
+    for killed in [false, true] {
+        let (receiver, sender) = small();
+        let (receiving, mut sender) = fork_split(sender, receiver, |mut receiver| {
+            allow_no_descriptors();
+            let found_it_empty = matches!(receiver.try_recv_bytes(), Err(RecvError::Empty));
+            let got = receiver.recv_bytes().is_ok_and(|message| message == b"after a while");
+            let end = matches!(receiver.recv_bytes(), Err(RecvError::Disconnected));
+            i32::from(
+                !(found_it_empty && got && end && matches!(receiver.try_recv_bytes(), Err(RecvError::Disconnected))),
+            )
+        });
+        std::thread::sleep(STOPPED / 2);
+        let before = ticks(receiving.pid);
+        std::thread::sleep(STOPPED);
+        assert!(ticks(receiving.pid) - before < 30, "a waiting receiver used {} ticks", ticks(receiving.pid) - before);
+        let start = Instant::now();
+        sender.send_bytes(b"after a while").unwrap();
+        if killed {
+            let (holder, ()) = fork_split((), sender, |sender| {
+                std::mem::forget(sender);
+                std::thread::sleep(Duration::from_secs(30));
+                0
+            });
+            std::thread::sleep(MOMENT);
+            holder.kill();
+        } else {
+            drop(sender);
+        }
+        receiving.succeeds();
+        assert!(start.elapsed() < LOST, "message and end took {:?}", start.elapsed());
+
+        let (receiver, sender) = small();
+        let (sending, mut receiver) = fork_split(receiver, sender, |mut sender| {
+            allow_no_descriptors();
+            for _ in 0..60 {
+                sender.send_bytes(&[0; 100]).unwrap();
+            }
+            while sender.send_bytes(&[0; 100]).is_ok() {}
+            i32::from(!sender.is_disconnected())
+        });
+        std::thread::sleep(STOPPED / 2);
+        let before = ticks(sending.pid);
+        std::thread::sleep(STOPPED);
+        assert!(ticks(sending.pid) - before < 30, "a waiting sender used {} ticks", ticks(sending.pid) - before);
+        for _ in 0..60 {
+            receiver.recv_bytes_timeout(LOST).unwrap();
+        }
+        let start = Instant::now();
+        if killed {
+            let (holder, ()) = fork_split((), receiver, |receiver| {
+                std::mem::forget(receiver);
+                std::thread::sleep(Duration::from_secs(30));
+                0
+            });
+            std::thread::sleep(MOMENT);
+            holder.kill();
+        } else {
+            drop(receiver);
+        }
+        sending.succeeds();
+        assert!(start.elapsed() < LOST, "the broken pipe took {:?}", start.elapsed());
+    }
+}
+
+const MOMENT: Duration = Duration::from_millis(30);
+
+#[test]
+fn a_message_for_which_there_is_no_memory_is_not_lost() {
+    const LEN: usize = 128 << 20;
+    let _alone = alone();
+    let _watchdog = watchdog(60);
+    if emulated() {
+        skip("a process short of memory", "the limit would be the emulator's");
+        return;
+    }
+    let (receiver, sender) = ringpipe::simplex().unwrap();
+    let (child, mut sender) = fork_split(sender, receiver, |mut receiver| {
+        let pages: u64 =
+            std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').next().unwrap().parse().unwrap();
+        let limit = |most: u64| {
+            let limit = libc::rlimit { rlim_cur: most, rlim_max: libc::RLIM_INFINITY };
+            // SAFETY: the pointer leads to a live structure.
+            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+        };
+        limit(pages * 4096 + (32 << 20));
+        let mut small = [0; 16];
+        for _ in 0..2 {
+            match receiver.recv_bytes_into(&mut small, 0) {
+                Err(RecvIntoError::Recv(RecvError::NoMemory { len: LEN })) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(matches!(receiver.try_recv_bytes(), Err(RecvError::NoMemory { len: LEN })));
+        limit(libc::RLIM_INFINITY);
+        assert!(receiver.recv_bytes().unwrap() == vec![5; LEN]);
+        assert_eq!(receiver.recv_bytes().unwrap(), b"and on");
+        0
+    });
+    sender.send_bytes(&vec![5; LEN]).unwrap();
+    sender.send_bytes(b"and on").unwrap();
+    child.succeeds();
+}
+
+#[test]
+fn where_files_may_not_be_as_long_no_pipe_is_made() {
+    let _alone = alone();
+    let _watchdog = watchdog(60);
+    let child = fork(|| {
+        let limit = libc::rlimit { rlim_cur: 64 << 10, rlim_max: 64 << 10 };
+        // SAFETY: the pointer leads to a live structure.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) }, 0);
+        assert!(matches!(ringpipe::pipe(), Err(BuildError::Io(e)) if e.raw_os_error() == Some(libc::EFBIG)));
+        i32::from(Builder::new().capacity(16 << 10).pipe().is_err())
     });
     child.succeeds();
 }

@@ -519,6 +519,8 @@ fn headers_that_make_no_sense_are_reported_as_corruption() {
         u64::MAX,
         DATA,
         DATA << 32 | long,
+        // A byte more than a sender puts in one piece.
+        DATA << 32 | (capacity as u64 / 4 - 7),
         DATA << 32 | 0xffff_ffff,
         (DATA + 100) << 32 | 8,
         FIRST << 32 | 8,
@@ -641,6 +643,43 @@ fn descriptors_that_a_killed_receiver_had_taken_are_missing_alone() {
     }
 }
 
+/// As there, with a descriptor that somebody watches: it goes on to be readable for as long as there is something.
+#[test]
+fn an_end_without_descriptors_leaves_the_receivers_own_descriptor_readable_for_what_follows() {
+    let _alone = alone();
+    let _watchdog = watchdog(30);
+    let (receiver, mut sender) = ringpipe::simplex().unwrap();
+    let readable = |receiver: &Receiver| support::poll_fd(receiver.as_fd(), libc::POLLIN, Duration::ZERO) != 0;
+    assert!(!readable(&receiver));
+    let (theirs, mut mine) = ringpipe::simplex().unwrap();
+    sender.send_end(theirs).unwrap();
+    // A copy of the receiving end takes mark and descriptors, and is killed.
+    let (child, mut receiver) = fork_copy(receiver, |receiver| {
+        let bell = UnixStream::from(receiver.as_fd().try_clone_to_owned().unwrap());
+        let taken = recv_raw(&bell, &mut [0; 9]);
+        assert_eq!(taken.len(), 2);
+        // SAFETY: no preconditions.
+        unsafe { libc::raise(libc::SIGKILL) };
+        0
+    });
+    assert!(child.wait().was_killed());
+    sender.send_bytes(b"a").unwrap();
+    assert!(readable(&receiver));
+    let end = receiver.try_recv_end::<Receiver>().map(drop);
+    assert!(matches!(end, Err(RecvError::Cut)), "{end:?}");
+    assert!(readable(&receiver), "with a message behind the end");
+    sender.send_bytes(b"b").unwrap();
+    assert_eq!(receiver.try_recv_bytes().unwrap(), b"a");
+    assert!(readable(&receiver), "with another message");
+    assert_eq!(receiver.try_recv_bytes().unwrap(), b"b");
+    assert!(!readable(&receiver));
+    sender.send_bytes(b"c").unwrap();
+    assert!(readable(&receiver));
+    // Nobody has the end that was lost.
+    while mine.send_bytes_timeout(&[0; 4096], Duration::from_secs(5)).is_ok() {}
+    assert!(matches!(mine.send_bytes(b"anyone?"), Err(SendError::Disconnected)));
+}
+
 /// Processor time of this process.
 fn cpu_time() -> Duration {
     // SAFETY: all zero bytes are a valid `rusage`, and the call fills one that is alive.
@@ -731,7 +770,7 @@ fn a_send_cut_off_at_any_of_its_stores_leaves_a_whole_message_or_none() {
     let _alone = alone();
     let _watchdog = watchdog(30);
     for stores in 0..=4 {
-        for capacity in [4096, 16 << 10] {
+        for (capacity, long_first) in [(4096, false), (4096, true), (16 << 10, false), (16 << 10, true)] {
             let (mut receiver, mut sender, memory) = Mapping::simplex(capacity);
             sender.send_bytes(b"before").unwrap();
             let (at, next) = (16, 16 + 8 + 16);
@@ -750,14 +789,24 @@ fn a_send_cut_off_at_any_of_its_stores_leaves_a_whole_message_or_none() {
             if stores > 3 {
                 memory.word(RINGS_AT + at as usize).store(DATA << 32 | 16, Ordering::SeqCst);
             }
-            // The copy of the end that lives on.
+            let receive_what_was_out = |receiver: &mut Receiver| {
+                assert_eq!(receiver.recv_bytes().unwrap(), b"before");
+                if stores > 3 {
+                    assert_eq!(receiver.recv_bytes().unwrap(), [0xff; 16], "the message was out");
+                }
+            };
+            // The copy of the end that lives on. First it may send more than a record holds, without waiting.
+            if long_first {
+                receive_what_was_out(&mut receiver);
+                assert_eq!((sender.fill(), receiver.fill()), (0, 0), "after {stores} stores");
+                let long = vec![7; capacity / 2];
+                sender.try_send_bytes(&long).unwrap();
+                assert_eq!(receiver.try_recv_bytes().unwrap(), long, "after {stores} stores");
+            }
             for i in 0..2_000_u32 {
                 sender.send_bytes(&i.to_le_bytes()).unwrap();
-                if i == 0 {
-                    assert_eq!(receiver.recv_bytes().unwrap(), b"before");
-                    if stores > 3 {
-                        assert_eq!(receiver.recv_bytes().unwrap(), [0xff; 16], "the message was out");
-                    }
+                if i == 0 && !long_first {
+                    receive_what_was_out(&mut receiver);
                 }
                 assert_eq!(receiver.recv_bytes().unwrap(), i.to_le_bytes(), "after {stores} stores");
             }

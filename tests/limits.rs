@@ -17,12 +17,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 // --- descriptors ------------------------------------------------------------------------------------
 
-/// Lets this process open no descriptor beyond so many more.
-fn allow_descriptors(more: usize) {
+/// Lets this process open no descriptor beyond so many more. Returns the limit that there was.
+fn allow_descriptors(more: usize) -> libc::rlimit {
     // The limit is on numbers, so fill what is free below the highest.
     let highest = open_fds().last().copied().unwrap_or(2);
     let limit = (highest as usize + 1 + more) as libc::rlim_t;
-    let limits = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer leads to a live structure.
+    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut before) }, 0);
+    let limits = libc::rlimit { rlim_cur: limit, ..before };
     for fd in 0..=highest {
         // SAFETY: asking for the flags of a closed descriptor is an error and nothing else; 1 is open, and its copy stays open.
         unsafe {
@@ -33,6 +36,7 @@ fn allow_descriptors(more: usize) {
     }
     // SAFETY: the pointer leads to a live structure.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limits) }, 0);
+    before
 }
 
 fn is_emfile(error: &io::Error) -> bool {
@@ -96,6 +100,36 @@ fn out_of_descriptors_an_end_handed_over_is_refused_and_none_leaks() {
         });
         assert_eq!(child.wait().code(), Some(0), "with {more} descriptors left");
     }
+}
+
+#[test]
+fn out_of_descriptors_a_receiver_that_gives_up_hangs_up_as_soon_as_it_can() {
+    let _alone = alone();
+    let _watchdog = watchdog(60);
+    let (receiver, sender) = Builder::new().capacity(4096).simplex().unwrap();
+    let (mut notice, mut told) = ringpipe::pipe().unwrap();
+    let (child, mut sender) = fork_split(sender, receiver, |mut receiver| {
+        let limit = allow_descriptors(0);
+        assert!(matches!(receiver.recv_bytes_max(10), Err(RecvError::TooLong { len: 100, max: 10 })));
+        told.send_bytes(b"it is too long").unwrap();
+        told.recv_bytes().unwrap();
+        // SAFETY: the pointer leads to a live structure.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+        assert!(matches!(receiver.recv_bytes(), Err(RecvError::Ended)));
+        told.send_bytes(b"it has hung up").unwrap();
+        told.recv_bytes().unwrap();
+        0
+    });
+    sender.send_bytes(&[0; 100]).unwrap();
+    notice.recv_bytes_timeout(PATIENCE).unwrap();
+    while sender.try_send_bytes(&[0; 100]).is_ok() {}
+    assert!(!sender.is_disconnected(), "without a descriptor it cannot hang up");
+    notice.send_bytes(b"go on").unwrap();
+    notice.recv_bytes_timeout(PATIENCE).unwrap();
+    assert!(sender.is_disconnected());
+    assert!(matches!(sender.send_bytes(b""), Err(SendError::Disconnected)));
+    notice.send_bytes(b"go").unwrap();
+    child.succeeds();
 }
 
 #[test]

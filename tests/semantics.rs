@@ -1756,8 +1756,23 @@ fn a_senders_descriptor_is_readable_once_the_receivers_are_gone() {
     receiver.recv_bytes().unwrap();
     sender.send_bytes(b"unread").unwrap();
     assert!(!readable(&sender));
+    assert!(!sender.is_disconnected());
     drop(receiver);
     assert!(readable(&sender) && readable(&sender));
+    assert!(sender.is_disconnected() && sender.is_disconnected());
+    assert!(readable(&sender));
+}
+
+/// What a receiver sends that has seen its sender wait, and comes late.
+#[test]
+fn a_senders_descriptor_that_is_readable_for_nothing_falls_silent_when_asked() {
+    let _guard = guard();
+    let (receiver, mut sender) = small_simplex();
+    // SAFETY: one byte is read from a live array.
+    assert_eq!(unsafe { libc::send(receiver.as_fd().as_raw_fd(), [0_u8].as_ptr().cast(), 1, 0) }, 1);
+    assert!(readable(&sender));
+    assert!(!sender.is_disconnected());
+    assert!(!readable(&sender));
 }
 
 #[test]

@@ -31,6 +31,7 @@ pub(crate) const MODELS: &[Model] = &[
     Model { name: "pipe-long-message-killed", preemptions: Some(1), body: long_message_killed },
     Model { name: "pipe-long-message-taken-back", preemptions: Some(2), body: long_message_taken_back },
     Model { name: "pipe-carried-end", preemptions: Some(1), body: carried_end },
+    Model { name: "pipe-carried-end-receiver-killed", preemptions: Some(1), body: carried_end_receiver_killed },
 ];
 
 /// With the smallest ring there is: three messages of a word.
@@ -98,14 +99,29 @@ fn check(got: &[Vec<u8>], done: u64, killed: bool) {
     assert!(got.iter().enumerate().all(|(n, got)| *got == message(n as u64)), "{got:?}");
 }
 
-/// The smallest of all: a receiver that sleeps or parks is woken by a message, and nothing else. Its bell is fresh, or was rung before.
+/// What a bell holds before anything is sent.
+#[derive(Clone, Copy)]
+enum Bell {
+    Fresh,
+    /// The byte of a message that has been received.
+    Rung,
+    /// As many senseless bytes as get in.
+    Full,
+}
+
+/// The smallest of all: a receiver that sleeps or parks is woken by a message, and nothing else.
 fn one_message(explorer: &Explorer) {
-    for (machine, rung) in Machine::all().flat_map(|machine| [(machine, false), (machine, true)]) {
+    let bells = [Bell::Fresh, Bell::Rung, Bell::Full];
+    for (machine, bell) in Machine::all().flat_map(|machine| bells.map(|bell| (machine, bell))) {
         explorer.explore_on(machine, move || {
             let (mut receiver, mut sender) = simplex(SMALL);
-            if rung {
-                sender.send_bytes(&message(0)).unwrap();
-                assert_eq!(receiver.recv_bytes().unwrap(), message(0));
+            match bell {
+                Bell::Fresh => {}
+                Bell::Rung => {
+                    sender.send_bytes(&message(0)).unwrap();
+                    assert_eq!(receiver.recv_bytes().unwrap(), message(0));
+                }
+                Bell::Full => while sys::send_token(sender.as_fd(), 0) {},
             }
             let sending = thread::spawn(move || {
                 sender.send_bytes(&message(1)).unwrap();
@@ -465,6 +481,57 @@ fn carried_end(explorer: &Explorer) {
                 Err(e) => assert!(is_eof(&e), "{e}"),
             }
             drop(receiver);
+            assert!(sys::poll_readable(&mine, Deadline::NOW).hung_up);
+            killed
+        });
+    }
+}
+
+/// Of two copies of a receiving end, the first is killed while it takes an end. The second, which watches the descriptor and receives when
+/// it is readable, gets what follows: the next end, if there is one, and the next message.
+fn carried_end_receiver_killed(explorer: &Explorer) {
+    for (machine, ends) in with_slices().flat_map(|machine| [(machine, 1), (machine, 2)]) {
+        explorer.kill_at_each_step(machine, move |step| {
+            let segment = Arc::new(Segment::new(2 * SMALL, 1, 0));
+            let (mut receiver, mut sender) = direction(&segment, 0);
+            let copy = receiver.as_fd().copy();
+            let mark = |frame: &[u8; 8]| u64::from_le_bytes(*frame);
+            let (mine, theirs) = OwnedFd::pair();
+            let sending = thread::spawn(move || {
+                for id in MARK..MARK + ends {
+                    sender.send_announcement(&id.to_le_bytes(), id, &[&theirs], Deadline::NEVER).unwrap();
+                }
+                sender.send_bytes(&message(0)).unwrap();
+                drop(theirs);
+                sender
+            });
+            let mut taken = 0;
+            let killed = process(step, || {
+                let (frame, descriptors) = receiver.recv_announcement(mark, Deadline::NEVER).unwrap();
+                assert_eq!((frame, descriptors.len()), (MARK.to_le_bytes(), 1));
+                taken += 1;
+                drop((receiver, descriptors));
+            });
+            let mut receiver = Receiver::new(segment, 0, copy);
+            let mut cut = 0;
+            loop {
+                assert!(sys::poll_readable(receiver.as_fd(), Deadline::NEVER).readable);
+                match receiver.recv_announcement(mark, Deadline::NOW) {
+                    Ok((_, descriptors)) => {
+                        assert_eq!(descriptors.len(), 1);
+                        taken += 1;
+                    }
+                    Err(RecvError::Cut) => cut += 1,
+                    // Descriptors come before the record that they are for.
+                    Err(RecvError::Empty) => thread::yield_now(),
+                    Err(RecvError::IsBytes) => break,
+                    Err(e) => panic!("{e}"),
+                }
+            }
+            assert_eq!(receiver.try_recv_bytes().unwrap(), message(0));
+            // At most that which the killed one was at is lost, and then it was either cut or taken.
+            assert!(taken + u64::from(killed) >= ends && taken + cut <= ends, "{taken} taken, {cut} cut");
+            drop((receiver, sending.join().unwrap()));
             assert!(sys::poll_readable(&mine, Deadline::NOW).hung_up);
             killed
         });

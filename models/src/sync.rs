@@ -221,6 +221,9 @@ pub(crate) struct PairState {
     copies: [u32; 2],
 }
 
+/// Bytes that a socket holds: more than a protocol ever leaves there.
+pub(crate) const ROOM: usize = 12;
+
 /// One copy of one side of a connected pair of stream sockets.
 pub(crate) struct OwnedFd {
     pair: Arc<Pair>,
@@ -270,12 +273,17 @@ impl OwnedFd {
         OwnedFd { pair: Arc::clone(&self.pair), side: self.side }
     }
 
-    /// Sends one item; false if nobody is left to read it.
-    pub(crate) fn send(&self, item: Item) -> bool {
+    /// Whether what this side has sent, and nobody has read, is all that fits. (What is sent with descriptors always does.)
+    pub(crate) fn is_full(&self) -> bool {
+        self.pair.state.lock().unwrap().inbox[1 - self.side].len() >= ROOM
+    }
+
+    /// Sends items, in one go; false if nobody is left to read them.
+    pub(crate) fn send(&self, items: impl IntoIterator<Item = Item>) -> bool {
         let mut state = self.pair.state.lock().unwrap();
         let open = state.copies[1 - self.side] > 0;
         if open {
-            state.inbox[1 - self.side].push_back(item);
+            state.inbox[1 - self.side].extend(items);
             self.pair.changed.notify_all();
         }
         open

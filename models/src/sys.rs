@@ -45,6 +45,7 @@ pub(crate) fn socketpair() -> io::Result<(OwnedFd, OwnedFd)> {
 pub(crate) struct Readiness {
     pub(crate) readable: bool,
     pub(crate) hung_up: bool,
+    pub(crate) refused: bool,
 }
 
 /// Whoever polls with a deadline never sees it pass: a lost wake-up is to be a deadlock.
@@ -52,11 +53,12 @@ pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Deadline) -> Readiness
     if !deadline.is_immediate() {
         fd.wait();
     }
-    fd.look(|inbox| Readiness { readable: !inbox.items.is_empty(), hung_up: inbox.hung_up })
+    fd.look(|inbox| Readiness { readable: !inbox.items.is_empty(), hung_up: inbox.hung_up, refused: false })
 }
 
+/// Where the bell is full, the byte does not get in.
 pub(crate) fn send_token(fd: BorrowedFd<'_>, token: u8) -> bool {
-    step() && fd.send((token, Vec::new()))
+    step() && !fd.is_full() && fd.send([(token, Vec::new())])
 }
 
 pub(crate) fn take_tokens(fd: BorrowedFd<'_>, stale: impl Fn(u8) -> bool) {
@@ -72,7 +74,7 @@ pub(crate) fn take_tokens(fd: BorrowedFd<'_>, stale: impl Fn(u8) -> bool) {
 pub(crate) fn send_fds(fd: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>], _: Deadline) -> io::Result<()> {
     let mut fds: Vec<OwnedFd> = fds.iter().map(|fd| fd.copy()).collect();
     // A stream socket takes a few bytes in one go.
-    let sent = step() && bytes.iter().all(|&byte| fd.send((byte, std::mem::take(&mut fds))));
+    let sent = step() && fd.send(bytes.iter().map(|&byte| (byte, std::mem::take(&mut fds))));
     if sent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
 }
 

@@ -157,17 +157,27 @@ impl Writer {
 
     /// Finishes or forgets a publication that a killed copy of this end left half done (P3).
     fn recover(&mut self) {
+        let end = self.end();
+        let words = self.words();
+        if words.tail.load(Ordering::Relaxed) != end {
+            words.tail.store(end, Ordering::Release);
+        } else if words.begun.load(Ordering::Relaxed) != end {
+            words.begun.store(end, Ordering::Relaxed);
+        }
+    }
+
+    /// Where the next record goes: at `tail`, unless a copy of this end was killed before it had moved that on (P3).
+    fn end(&self) -> u64 {
         let words = self.words();
         let tail = words.tail.load(Ordering::Acquire);
         let begun = words.begun.load(Ordering::Relaxed);
         if begun == tail {
-            return;
+            return tail;
         }
         if self.data.header_at(self.data.offset(tail)).load(Ordering::Acquire) == 0 {
-            words.begun.store(tail, Ordering::Relaxed);
-        } else {
-            words.tail.store(begun, Ordering::Release);
+            return tail;
         }
+        begun
     }
 
     /// Whether `need` bytes are free at `tail`, asking the reader's cursor only if the known room is used up.
@@ -185,8 +195,7 @@ impl Writer {
 
     /// Bytes free at the tail, read afresh; what a waiting writer watches.
     pub(crate) fn room(&self) -> usize {
-        let tail = self.words().tail.load(Ordering::Relaxed);
-        let used = tail.wrapping_sub(self.head().load(Ordering::Relaxed));
+        let used = self.end().wrapping_sub(self.head().load(Ordering::Relaxed));
         self.data.capacity - used.min(self.data.capacity as u64) as usize
     }
 
@@ -272,6 +281,8 @@ impl Reader {
         let len = word as u32 as usize;
         let rest = self.data.capacity - HEADER - offset;
         match Kind::from_raw((word >> 32) as u32) {
+            // Longer than a writer can have claimed: nobody else chooses how much is allocated for a message.
+            Some(kind) if kind != Kind::Pad && len > self.data.max_payload() => Look::Corrupt,
             Some(Kind::Data) if len <= rest => {
                 (self.last_word, self.last_len) = (word, len);
                 Look::Record(Record { kind: Kind::Data, len, offset, head })
@@ -303,6 +314,12 @@ impl Reader {
     #[inline(always)]
     pub(crate) fn payload(&self, record: Record) -> NonNull<u8> {
         self.data.payload_at(record.offset)
+    }
+
+    /// The first 8 bytes of the payload, read once, whatever becomes of them meanwhile. The record has as many.
+    pub(crate) fn first_word(&self, record: Record) -> u64 {
+        debug_assert!(record.len >= 8);
+        u64::from_le(self.data.header_at(record.offset + HEADER).load(Ordering::Relaxed))
     }
 
     /// Gives the record's bytes back to the writer.
