@@ -63,7 +63,12 @@
 //! - What a decoder does with a value's bytes is serde's business: an untrusted peer can make `recv` of a collection of zero-sized
 //!   elements count for very long, that of a recursive type recurse until the stack is used up, and that of a hash map allocate some
 //!   2 MiB for nothing.
-//! - A sender learns of a receiver's SIGKILL, or that an end died on its way to another process, when the ring is full, at the latest.
+//! - A message takes as much memory as has arrived of it, never what its sender claims; but what arrives may be long, and only
+//!   `recv_bytes_max` and its forms bound it.
+//! - A sender learns of a receiver's SIGKILL, or that an end died on its way to another process, when the ring is full, at the latest, or
+//!   when it asks ([`Sender::is_disconnected`]).
+//! - If a sender is killed while it sends a pipe end, between the descriptors and what announces them, a receiver's descriptor may be readable
+//!   for nothing, and an idle receiver wake up some 200 times a second, until another end is sent or the pipe ends.
 //! - If a sender is killed between publishing a message and announcing it, while a forked copy of its end lives on in silence, a receiver that
 //!   has been waiting for more than 5 ms finds the message within a second; one that watches the descriptor, with the next message. The same
 //!   second may pass for a sender that waits for room, if a receiver is killed between taking a message and saying so.

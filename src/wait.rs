@@ -58,11 +58,13 @@
 //! after the ring was found empty, so it stands for something and stays. L2 holds: whoever publishes after that look
 //! sees `ARMED` in this generation or a later one, and rings. A ringer that was killed between the byte and the
 //! exchange leaves a byte too many, which the next arming removes; one killed before the byte, while a copy of its end
-//! lives on, leaves the ring unannounced until the next message or the end of the current [`PARK`].
+//! lives on, leaves the ring unannounced until the next message or the end of the current [`PARK`]. If the bell is full, which only
+//! a peer that does not keep to this can bring about, the ringer leaves it armed, and whoever silences it looks at the ring once more.
 //!
 //! Bytes that carry descriptors are not removed by arming: they stay for the record that announces them, which is
 //! published after them. If its sender was killed in between, they stay until the next such record, and a waiter whose bell
-//! they keep ringing sleeps on the futex instead of spinning round `ppoll`.
+//! they keep ringing sleeps on the futex instead of spinning round `ppoll`. So does one that may not poll. Who misses descriptors (a copy
+//! of its end was killed when it had taken them) leaves the bell as it is, since what it holds stands for what else is in the ring.
 //!
 //! A sender's bell tells the outside nothing but the receiver's death, so there L1 and L2 hold only while it is parked.
 //!
