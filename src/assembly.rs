@@ -75,12 +75,14 @@ impl<'a> Assembly<'a> {
     }
 
     /// What has arrived, for another call to go on with.
-    pub(crate) fn into_partial(self) -> Partial {
-        let bytes = match self.buf {
-            Some(buf) => buf[..self.arrived].to_vec(),
-            None => self.own,
-        };
-        Partial { total: self.total, bytes }
+    ///
+    /// Out of the caller's buffer it has to be copied, and if there is no memory for that, it is lost.
+    pub(crate) fn into_partial(mut self) -> Result<Partial, RecvError> {
+        if let Some(buf) = self.buf {
+            self.own.try_reserve_exact(self.arrived).map_err(|_| RecvError::NoMemory { len: self.total })?;
+            self.own.extend_from_slice(&buf[..self.arrived]);
+        }
+        Ok(Partial { total: self.total, bytes: self.own })
     }
 
     /// The message, unless it is in the caller's buffer, or how long it is there.

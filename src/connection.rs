@@ -103,7 +103,8 @@ impl Connection {
         poll(timeout: Option<Duration>) -> Result<bool, RecvError>;
     }
 
-    /// As [`Sender::is_disconnected`].
+    /// Whether every copy of the other end's receiving half is closed, so that there is no use in sending. Messages may be left to
+    /// receive, and the other end's sending half open; the descriptor, which is the receiving half's, is not touched.
     pub fn is_disconnected(&mut self) -> bool {
         self.sender.is_disconnected()
     }

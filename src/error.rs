@@ -61,8 +61,9 @@ pub enum RecvError {
         /// The most bytes allowed by the call.
         max: usize,
     },
-    /// There is no memory for the message, or for the next part of it. Nothing is lost: it can be received once there is some.
-    #[error("no memory for a message of {len} bytes: nothing is lost, so try again once there is some")]
+    /// There is no memory for the message, or for the next part of it. It can be received once there is some. Only a receive into a
+    /// buffer that runs out of time inside a long message and has no memory to keep what has arrived loses that message.
+    #[error("no memory for a message of {len} bytes: try again once there is some")]
     NoMemory {
         /// Bytes in the message.
         len: usize,

@@ -28,7 +28,7 @@ use crate::wait::{Waiter, Wake};
 /// A `try_` form that finds nothing asks the kernel whether the sender lives, which takes a system call: to poll
 /// often and cheaply, use a `_timeout` form and let it spin.
 ///
-/// What a message takes in memory grows as it arrives, never with what its sender claims; `recv_bytes_max` and its forms bound it.
+/// What a message takes in memory grows as it arrives, whatever its sender claims; `recv_bytes_max` and its forms bound it.
 ///
 /// One process at a time may use an end, as for [`Sender`](crate::Sender).
 pub struct Receiver {
@@ -480,7 +480,7 @@ impl Receiver {
             let record = match self.record(patience) {
                 Ok(record) => record,
                 Err(e @ (RecvError::Empty | RecvError::TimedOut)) => {
-                    self.state = State::Partial(assembly.into_partial());
+                    self.state = State::Partial(assembly.into_partial()?);
                     return Err(e);
                 }
                 Err(e) => return Err(e),
@@ -493,13 +493,13 @@ impl Receiver {
                     // SAFETY: the payload lies within the ring, and is not more than is missing, as just checked.
                     let put = unsafe { assembly.put(self.payload(record), record.len) };
                     if let Err(e) = put {
-                        self.state = State::Partial(assembly.into_partial());
+                        self.state = State::Partial(assembly.into_partial()?);
                         return Err(e);
                     }
                     self.release(record);
                     if assembly.missing() > 0 {
                         if let Err(e) = patience.spend(HEADER + record.len) {
-                            self.state = State::Partial(assembly.into_partial());
+                            self.state = State::Partial(assembly.into_partial()?);
                             return Err(e);
                         }
                     }
@@ -690,7 +690,7 @@ impl fmt::Debug for Receiver {
 
 /// Messages one by one; made by [`Receiver::iter`] and [`Receiver::try_iter`].
 ///
-/// Ends at end of file (or when nothing is there, for `try_iter`), and after an error that ends receiving or a pipe end in the way.
+/// Ends at end of file (or when nothing is there, for `try_iter`), and after an error that ends receiving, a pipe end in the way, or want of memory.
 #[derive(Debug)]
 pub struct Iter<'a> {
     receiver: &'a mut Receiver,
@@ -706,8 +706,8 @@ impl Iterator for Iter<'_> {
             return None;
         }
         let result = self.receiver.recv_until(usize::MAX, self.deadline);
-        // An end in the way stays there, so there is no going on.
-        self.over = matches!(result, Err(RecvError::IsEnd));
+        // An end in the way stays there, and so does a message that there is no memory for, so there is no going on.
+        self.over = matches!(result, Err(RecvError::IsEnd | RecvError::NoMemory { .. }));
         match result {
             Err(RecvError::Disconnected | RecvError::Empty | RecvError::Ended) => None,
             result => Some(result),

@@ -208,7 +208,8 @@ impl Sender {
 
     /// Whether every copy of the receiving end is closed. Asks the kernel, so a receiver that was killed counts at once.
     ///
-    /// Also what to call when the descriptor is readable, in an event loop: it leaves it silent unless that is so.
+    /// Also what to call when this end's descriptor is readable, in an event loop: it leaves it silent unless that is so. A use of the end
+    /// like any other: a copy in another process that waits for room meanwhile may be woken up to a second late.
     pub fn is_disconnected(&mut self) -> bool {
         self.waiter.hears_death()
     }

@@ -6,7 +6,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::num::NonZeroU32;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{MemfdFlags, SealFlags, Timespec};
@@ -137,7 +137,10 @@ pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Deadline) -> Readiness
         Err(_) => Readiness {
             readable: matches!(peek(fd, &mut [0]), Ok(1..)),
             // Sends nothing, but says whether anybody is left to read it.
-            hung_up: rustix::net::send(fd, &[], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) == Err(Errno::PIPE),
+            hung_up: matches!(
+                rustix::net::send(fd, &[], SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+                Err(Errno::PIPE | Errno::NOTCONN)
+            ),
             refused: true,
         },
     }
@@ -209,19 +212,20 @@ pub(crate) fn send_fds(
             // A stream socket takes a frame this small whole or not at all.
             Ok(_) => return Err(io::ErrorKind::WriteZero.into()),
             Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) if !deadline.passed() => wait_writable(socket, deadline)?,
+            Err(Errno::AGAIN) if !deadline.passed() => wait_writable(socket, deadline),
             Err(e) => return Err(e.into()),
         }
     }
 }
 
 /// The caller tries again, whatever happened.
-fn wait_writable(fd: BorrowedFd<'_>, deadline: Deadline) -> io::Result<()> {
+fn wait_writable(fd: BorrowedFd<'_>, deadline: Deadline) {
     let timeout = deadline.at().map(|at| timespec(at.saturating_sub(now())));
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
     match rustix::event::poll(&mut fds, timeout.as_ref()) {
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(e) => Err(e.into()),
+        Ok(_) | Err(Errno::INTR) => {}
+        // This process may not poll, so it looks now and then.
+        Err(_) => std::thread::sleep(std::time::Duration::from_millis(1)),
     }
 }
 
@@ -229,25 +233,61 @@ fn wait_writable(fd: BorrowedFd<'_>, deadline: Deadline) -> io::Result<()> {
 /// Zero bytes: the other side is closed.
 pub(crate) fn recv_fds(socket: BorrowedFd<'_>, buf: &mut [u8], wait: bool) -> io::Result<(usize, Vec<OwnedFd>)> {
     let flags = RecvFlags::CMSG_CLOEXEC | if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
-    // Users' sockets may have credentials delivered as well.
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1), ScmRights(MAX_FDS))];
-    loop {
-        let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut space = ControlSpace([MaybeUninit::new(0); CONTROL_LEN]);
+    let (result, fds) = loop {
+        let mut control = RecvAncillaryBuffer::new(&mut space.0);
         let mut iov = [IoSliceMut::new(buf)];
-        match rustix::net::recvmsg(socket, &mut iov, &mut control, flags) {
-            // The kernel cuts off what this process has no free descriptors for.
-            Ok(got) if got.flags.contains(ReturnFlags::CTRUNC) => return Err(Errno::MFILE.into()),
-            Ok(got) => {
-                let mut fds = Vec::new();
-                for message in control.drain() {
-                    if let RecvAncillaryMessage::ScmRights(rights) = message {
-                        fds.extend(rights);
-                    }
+        let result = rustix::net::recvmsg(socket, &mut iov, &mut control, flags);
+        if !matches!(result, Err(Errno::INTR)) {
+            let mut fds = Vec::new();
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(rights) = message {
+                    fds.extend(rights);
                 }
-                return Ok((got.bytes, fds));
             }
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
+            break (result, fds);
+        }
+    };
+    space.close_process_descriptors();
+    match result {
+        // The kernel cuts off what this process has no free descriptors for.
+        Ok(got) if got.flags.contains(ReturnFlags::CTRUNC) => Err(Errno::MFILE.into()),
+        Ok(got) => Ok((got.bytes, fds)),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Room for a few descriptors, and for what else whoever has a copy of the socket may have asked to be delivered with them.
+const CONTROL_LEN: usize = 256;
+
+/// Control messages as the kernel lays them out: a length, which counts from its own first byte, two numbers that say what it is,
+/// and what it is, each message aligned to words.
+#[repr(C, align(8))]
+struct ControlSpace([MaybeUninit<u8>; CONTROL_LEN]);
+
+impl ControlSpace {
+    /// Closes descriptors of processes, which come with every message once anybody has set `SO_PASSPIDFD`, which a peer can, the
+    /// socket being in its hands as well. They are passed over as unknown by whoever reads the messages above.
+    fn close_process_descriptors(&self) {
+        const SOL_SOCKET: i32 = 1;
+        const SCM_PIDFD: i32 = 4;
+        const WORD: usize = size_of::<usize>();
+        const DATA: usize = WORD + 8;
+
+        // SAFETY: all zeros at first, and then what the kernel wrote over them.
+        let byte = |at: usize| unsafe { self.0[at].assume_init() };
+        let number = |at: usize| i32::from_ne_bytes(std::array::from_fn(|i| byte(at + i)));
+        let mut at = 0;
+        while at + DATA + size_of::<i32>() <= CONTROL_LEN {
+            let len = usize::from_ne_bytes(std::array::from_fn(|i| byte(at + i)));
+            if len < DATA || len > CONTROL_LEN - at {
+                return;
+            }
+            if (number(at + WORD), number(at + WORD + 4)) == (SOL_SOCKET, SCM_PIDFD) && number(at + DATA) >= 0 {
+                // SAFETY: the kernel has just made it for this process, and nobody else has been told its number.
+                drop(unsafe { OwnedFd::from_raw_fd(number(at + DATA)) });
+            }
+            at += len.next_multiple_of(WORD);
         }
     }
 }

@@ -58,8 +58,9 @@
 //! after the ring was found empty, so it stands for something and stays. L2 holds: whoever publishes after that look
 //! sees `ARMED` in this generation or a later one, and rings. A ringer that was killed between the byte and the
 //! exchange leaves a byte too many, which the next arming removes; one killed before the byte, while a copy of its end
-//! lives on, leaves the ring unannounced until the next message or the end of the current [`PARK`]. If the bell is full, which only
-//! a peer that does not keep to this can bring about, the ringer leaves it armed, and whoever silences it looks at the ring once more.
+//! lives on, leaves the ring unannounced until the next message or the end of the current [`PARK`]. If the bell is full (it is
+//! not while it is armed, unless somebody has stuffed it; pipe ends that nobody has received fill it otherwise), the ringer leaves it armed,
+//! and whoever silences it looks at the ring once more.
 //!
 //! Bytes that carry descriptors are not removed by arming: they stay for the record that announces them, which is
 //! published after them. If its sender was killed in between, they stay until the next such record, and a waiter whose bell
@@ -105,7 +106,7 @@ const PATIENCE: u32 = 32;
 const CARRIES: u8 = 0x80;
 /// Bytes in the bell that come with descriptors: that one, and a mark.
 const PACKET: usize = 1 + 8;
-/// How much of the bell is looked at in search of descriptors: more bytes than it holds, each of which came by itself.
+/// How much of the bell is looked at in search of descriptors: more than it holds of plain bytes, each of which came by itself.
 const BELLFUL: usize = 1024;
 /// How often that is done at most, for one record: a bound against hostile peers only.
 const SEARCHES: usize = 4096;
@@ -497,8 +498,15 @@ impl Waiter {
     /// was on its way when a wait ended may have come later.
     pub(crate) fn hears_death(&mut self) -> bool {
         debug_assert!(self.hears_death_only);
-        sys::take_tokens(self.bell(), |_| true);
-        self.ask()
+        if self.gone {
+            return true;
+        }
+        let found = sys::poll_readable(self.bell(), Deadline::NOW);
+        self.gone = found.hung_up;
+        if found.readable && !self.gone {
+            sys::take_tokens(self.bell(), |_| true);
+        }
+        self.gone
     }
 
     /// Leaves the bell silent where nothing but the other side's death is to be heard from it: the sender's. A byte may still be on
@@ -594,9 +602,12 @@ impl Waiter {
         let seen = sys::peek(self.bell(), bytes)?;
         let plain = bytes[..seen].iter().take_while(|&&byte| byte & CARRIES == 0).count();
         let Some(mark) = mark_of(&bytes[plain..seen]) else {
-            // More than a bell holds: no protocol put that there.
-            let senseless = plain == BELLFUL || plain < seen;
-            return if senseless { self.take(&mut bytes[..seen], false) } else { Ok(Carried::Nothing) };
+            // As many plain bytes are more than a bell holds, and a piece of a mark alone is none: no protocol put that there.
+            return match seen {
+                BELLFUL if plain > 0 => self.take(&mut bytes[..plain], false),
+                _ if plain < seen => self.take(&mut bytes[..seen], false),
+                _ => Ok(Carried::Nothing),
+            };
         };
         if mark > id {
             return Ok(Carried::Nothing);

@@ -3,10 +3,11 @@
 mod support;
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use ringpipe::{BuildError, Builder, Connection, End, RecvError, RecvIntoError, SendError};
+use ringpipe::{BuildError, Builder, Connection, End, RecvError, RecvIntoError, SendError, Sender};
 use support::{Random, Script, alone, emulated, fork, fork_split, open_fds, skip, watchdog};
 
 const ROUNDS: u64 = 60;
@@ -217,6 +218,21 @@ fn ticks(pid: libc::pid_t) -> u64 {
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
+/// Of this process.
+fn processor_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer leads to a live structure; the clock exists everywhere.
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) }, 0);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Sends a byte that stands for nothing, if the bell has room for it.
+fn stuff(sender: &Sender) -> bool {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: one byte is read from a live array.
+    unsafe { libc::send(sender.as_fd().as_raw_fd(), [0_u8].as_ptr().cast(), 1, flags) == 1 }
+}
+
 #[test]
 fn a_process_that_may_not_poll_is_woken_and_learns_of_its_peers_death_and_rests_meanwhile() {
     let _alone = alone();
@@ -255,10 +271,21 @@ fn a_process_that_may_not_poll_is_woken_and_learns_of_its_peers_death_and_rests_
         assert!(start.elapsed() < LOST, "message and end took {:?}", start.elapsed());
 
         let (receiver, sender) = small();
-        let (sending, mut receiver) = fork_split(receiver, sender, |mut sender| {
+        let (end, _other) = small();
+        let (sending, mut receiver) = fork_split(receiver, (sender, end), |(mut sender, end)| {
             allow_no_descriptors();
             for _ in 0..60 {
                 sender.send_bytes(&[0; 100]).unwrap();
+            }
+            // Neither does a bell without room turn a wait into a busy loop, or end it.
+            while stuff(&sender) {}
+            let (used, start) = (processor_time(), Instant::now());
+            let late = sender.send_end_timeout(end, STOPPED / 2).map_err(|e| e.error.kind());
+            if late != Err(io::ErrorKind::TimedOut) || start.elapsed() < STOPPED / 2 {
+                return 2;
+            }
+            if processor_time() - used > STOPPED / 8 {
+                return 3;
             }
             while sender.send_bytes(&[0; 100]).is_ok() {}
             i32::from(!sender.is_disconnected())
@@ -270,6 +297,7 @@ fn a_process_that_may_not_poll_is_woken_and_learns_of_its_peers_death_and_rests_
         for _ in 0..60 {
             receiver.recv_bytes_timeout(LOST).unwrap();
         }
+        std::thread::sleep(STOPPED);
         let start = Instant::now();
         if killed {
             let (holder, ()) = fork_split((), receiver, |receiver| {
@@ -319,10 +347,24 @@ fn a_message_for_which_there_is_no_memory_is_not_lost() {
         limit(libc::RLIM_INFINITY);
         assert!(receiver.recv_bytes().unwrap() == vec![5; LEN]);
         assert_eq!(receiver.recv_bytes().unwrap(), b"and on");
+
+        // Unless there is a buffer for it, and not the memory to take out of it again what has arrived when time is up.
+        let mut large = vec![0; LEN];
+        limit(pages * 4096 + LEN as u64 + (32 << 20));
+        loop {
+            match receiver.recv_bytes_into_timeout(&mut large, 0, Duration::from_millis(2)) {
+                Err(RecvIntoError::Recv(RecvError::TimedOut)) => {}
+                Err(RecvIntoError::Recv(RecvError::NoMemory { len: LEN })) => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(receiver.recv_bytes().unwrap(), b"and on");
         0
     });
-    sender.send_bytes(&vec![5; LEN]).unwrap();
-    sender.send_bytes(b"and on").unwrap();
+    for _ in 0..2 {
+        sender.send_bytes(&vec![5; LEN]).unwrap();
+        sender.send_bytes(b"and on").unwrap();
+    }
     child.succeeds();
 }
 

@@ -215,7 +215,6 @@ fn a_segment_that_is_too_short_or_too_long_is_refused() {
         let segment = memory_file(len, &header()[..len as usize], SEALS);
         assert!(matches!(attach_segment(&segment), Err(AttachError::NotRingpipe)), "{len} bytes");
     }
-    // Nobody has mapped as much as the last when it is refused.
     for len in [32, 4095, RINGS_AT as u64, GOOD_LEN - 1, GOOD_LEN + 1, GOOD_LEN + 4096, 1 << 40] {
         let segment = memory_file(len, &header(), SEALS);
         let what = attach_segment(&segment).map(drop);
@@ -641,6 +640,90 @@ fn descriptors_that_a_killed_receiver_had_taken_are_missing_alone() {
         let mut end: Receiver = receiver.recv_end().unwrap_or_else(|e| panic!("end {i}: {e}"));
         assert_eq!(end.recv_bytes().unwrap(), [i]);
     }
+}
+
+/// Asks the kernel to deliver a descriptor of the sender's process with everything that this socket receives. False where it cannot.
+fn pass_process_descriptors(socket: BorrowedFd<'_>) -> bool {
+    const SO_PASSPIDFD: libc::c_int = 76;
+    let on: libc::c_int = 1;
+    // SAFETY: the pointer leads to a live integer of the length given.
+    unsafe {
+        let (value, len) = ((&raw const on).cast(), size_of_val(&on) as libc::socklen_t);
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_PASSPIDFD, value, len) == 0
+    }
+}
+
+/// A peer can set options of a socket before it hands it over, and later.
+#[test]
+fn descriptors_that_a_peer_has_the_kernel_deliver_do_not_pile_up() {
+    let _alone = alone();
+    let _watchdog = watchdog(30);
+    let (here, there) = UnixStream::pair().unwrap();
+    let (mut receiver, mut sender) = ringpipe::simplex().unwrap();
+    if !pass_process_descriptors(receiver.as_fd()) || !pass_process_descriptors(there.as_fd()) {
+        support::skip("process descriptors with messages", "this kernel has none");
+        return;
+    }
+    let before = support::open_fds();
+    for _ in 0..20 {
+        // Of no use to anybody, and dropped on the way to the end.
+        let orphan = [0x80_u8, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+        // SAFETY: the bytes are read from a live array.
+        let sent = unsafe { libc::send(sender.as_fd().as_raw_fd(), orphan.as_ptr().cast(), orphan.len(), 0) };
+        assert_eq!(sent, orphan.len() as isize);
+    }
+    let (theirs, mut mine) = ringpipe::simplex().unwrap();
+    sender.send_end(theirs).unwrap();
+    mine.send_bytes(b"through the bell").unwrap();
+    let mut end: Receiver = receiver.recv_end().unwrap();
+    assert_eq!(end.recv_bytes().unwrap(), b"through the bell");
+    end.send_to(&here).unwrap();
+    mine.send_bytes(b"over the socket").unwrap();
+    let mut end = Receiver::recv_from(&there).unwrap();
+    assert_eq!(end.recv_bytes().unwrap(), b"over the socket");
+    drop((end, mine));
+    assert_eq!(support::open_fds(), before);
+}
+
+/// However many bytes somebody has stuffed into the bell, which a search for descriptors has to get past.
+#[test]
+fn an_end_behind_any_number_of_senseless_bytes_arrives() {
+    let _alone = alone();
+    let _watchdog = watchdog(30);
+    for stuffed in [1, 1013, 1014, 1015, 1016, 1020, 1023, 1024, 1025, 1033, 2048, 5000] {
+        let (mut receiver, mut sender) = ringpipe::simplex().unwrap();
+        let bytes = vec![0_u8; stuffed];
+        // SAFETY: the bytes are read from a live vector.
+        let sent = unsafe { libc::send(sender.as_fd().as_raw_fd(), bytes.as_ptr().cast(), stuffed, 0) };
+        assert_eq!(sent, stuffed as isize);
+        let (theirs, mut mine) = ringpipe::simplex().unwrap();
+        sender.send_end(theirs).unwrap();
+        mine.send_bytes(b"through").unwrap();
+        let mut end: Receiver = receiver.recv_end().unwrap_or_else(|e| panic!("behind {stuffed} bytes: {e}"));
+        assert_eq!(end.recv_bytes().unwrap(), b"through");
+    }
+}
+
+/// A bell that holds no more bytes is left armed, or nobody would ring once it has been silenced.
+#[test]
+fn a_bell_that_is_full_stays_armed() {
+    const ARMED: u64 = 2;
+    let _alone = alone();
+    let _watchdog = watchdog(30);
+    let (mut receiver, mut sender, memory) = Mapping::simplex(4096);
+    let bell = sender.as_fd().as_raw_fd();
+    // SAFETY: one byte is read from a live array.
+    while unsafe { libc::send(bell, [0_u8].as_ptr().cast(), 1, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) } == 1 {}
+    let armed = || memory.control(NOT_EMPTY).load(Ordering::SeqCst) & ARMED != 0;
+    assert!(armed(), "nobody has rung yet");
+    sender.send_bytes(b"first").unwrap();
+    assert!(armed(), "though there was no room for a byte");
+    assert_eq!(receiver.recv_bytes().unwrap(), b"first");
+    // Watched, and so silenced, it rings.
+    let readable = |receiver: &Receiver| support::poll_fd(receiver.as_fd(), libc::POLLIN, Duration::ZERO) != 0;
+    assert!(!readable(&receiver));
+    sender.send_bytes(b"second").unwrap();
+    assert!(!armed() && readable(&receiver));
 }
 
 /// As there, with a descriptor that somebody watches: it goes on to be readable for as long as there is something.
