@@ -39,12 +39,12 @@ TWINS = [
             bytes.set_len(record.len);
         }
         self.release(record);
-        bytes""", """        self.release(record);
+        Ok(bytes)""", """        self.release(record);
         unsafe {
             self.copy_out(record, 0, bytes.as_mut_ptr(), record.len);
             bytes.set_len(record.len);
         }
-        bytes""", "pipe-room-reused"),
+        Ok(bytes)""", "pipe-room-reused"),
     # --- taking over from a killed writer
     ("begun is not stored", SPSC, BEGUN_STORE, "", "ring-takeover"),
     ("begun is not looked at", SPSC, "if fits && words.begun.load(Ordering::Relaxed) == tail {", "if fits {", "ring-takeover"),
@@ -55,7 +55,7 @@ TWINS = [
     ("N1 removed", WAIT, "compiler_fence(Ordering::SeqCst); // N1", "", "pipe-one-message"),
     ("N2 removed", WAIT, "fence(Ordering::SeqCst); // N2", "", "pipe-one-message"),
     ("W1 removed", WAIT, "self.seats.barrier(); // W1", "", "pipe-one-message"),
-    ("no fence where membarrier is refused", WAIT, "            self.be_strong();\n            fence(Ordering::SeqCst);", "            self.be_strong();", "pipe-one-message"),
+    ("no barrier where membarrier is refused", WAIT, "if !sys::heavy_barrier() {", "if self.mine().load(Ordering::Relaxed) & STRONG == 0 && !sys::heavy_barrier() {", "pipe-one-message"),
     ("nobody says that membarrier is refused", WAIT, "if !sys::register_barrier() {", "if false {", "pipe-one-message"),
     ("W2: no look after the bit is set", WAIT, "            if !self.linger(ready) {\n                if self.departed()", "            {\n                if self.departed()", "pipe-one-message"),
     ("W2: no bit before the look", WAIT, "fetch_or(ASLEEP, Ordering::SeqCst) | ASLEEP; // W2", "load(Ordering::SeqCst); // W2", "pipe-one-message"),
@@ -70,8 +70,8 @@ TWINS = [
     ("arming does not look again", WAIT, """        if ready() {
             return true;
         }
-        let current""", "        let current", "pipe-one-message"),
-    ("arming removes bytes of its own generation", WAIT, "byte & CARRIES == 0 && is_stale(byte, current)", "byte & CARRIES == 0", "pipe-one-message"),
+        let current""", "        let current", "pipe-watched-bell"),
+    ("arming removes bytes of its own generation", WAIT, "byte & CARRIES == 0 && is_stale(byte, current)", "byte & CARRIES == 0", "pipe-watched-bell"),
     ("arming stays in its generation", WAIT, "let next = |word: u32| word.wrapping_add(GENERATION) | ARMED;", "let next = |word: u32| word | ARMED;", "pipe-watched-bell"),
     ("ringing disarms whatever the generation", WAIT, "if seat.compare_exchange(word, word & !ARMED, set, seen).is_ok() {", "let _ = (set, seen);\n            seat.fetch_and(!ARMED, Ordering::SeqCst);\n            {", "pipe-watched-bell"),
     ("ringing without a byte", WAIT, "if !sys::send_token(self.bell(), token(word)) {", "if false {", "pipe-one-message"),
@@ -99,7 +99,7 @@ TWINS = [
     ("the hint is cleared and not followed up", WAIT, """            self.seats.theirs().fetch_and(!DEPARTED, Ordering::SeqCst);
             self.ask();""", "            self.seats.theirs().fetch_and(!DEPARTED, Ordering::SeqCst);", "pipe-copies-of-a-sender"),
     ("a hang-up does not end a park", WAIT, "            self.gone |= got.hung_up;\n            if got.hung_up || ready()", "            if ready()", "pipe-sender-killed"),
-    ("hanging up is kept to oneself", WAIT, "                self.seats.depart();\n            }", "            }", "pipe-receiver-hangs-up"),
+    ("hanging up is kept to oneself", WAIT, "        if replaced {\n            self.seats.depart();\n        }\n", "", "pipe-receiver-hangs-up"),
     # --- long messages
     ("a message cut short is given out", RECEIVER, "while assembly.missing() > 0 {\n            let record", "while assembly.missing() > 24 {\n            let record", "pipe-long-message"),
     ("the end of a cut message is silent", RECEIVER, "_ => return Err(RecvError::Cut),", "_ => return Ok(Some(assembly.finish().map_or_else(Received::Buffered, Received::Owned))),", "pipe-long-message-killed"),
@@ -107,7 +107,7 @@ TWINS = [
     # --- ends carried over the bell
     ("the record before its descriptors", SENDER, """        self.waiter.carry(id, fds, deadline)""", """        self.finish(claim, Kind::End, frame.len());
         self.waiter.carry(id, fds, deadline)""", "pipe-carried-end"),
-    ("searching for descriptors drops plain bytes", WAIT, "            let senseless = plain == BELLFUL || plain < seen;", "            let senseless = seen > 0;", "pipe-carried-end-receiver-killed"),
+    ("searching for descriptors drops plain bytes", WAIT, "                _ if plain < seen => self.take", "                _ if seen > 0 => self.take", "pipe-carried-end-receiver-killed"),
     ("descriptors of later ends are dropped", WAIT, "        if mark > id {\n            return Ok(Carried::Nothing);\n        }\n", "", "pipe-carried-end-receiver-killed"),
     ("arming removes bytes that carry descriptors", WAIT, "byte & CARRIES == 0 && is_stale(byte, current)", "is_stale(byte, current)", "pipe-carried-end"),
 ]

@@ -182,7 +182,6 @@ impl Seats {
     fn barrier(&self) {
         if !sys::heavy_barrier() {
             self.be_strong();
-            fence(Ordering::SeqCst);
         }
     }
 
