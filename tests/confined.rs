@@ -328,9 +328,9 @@ fn a_message_for_which_there_is_no_memory_is_not_lost() {
     }
     let (receiver, sender) = ringpipe::simplex().unwrap();
     let (child, mut sender) = fork_split(sender, receiver, |mut receiver| {
-        let pages: u64 =
+        let pages: libc::rlim_t =
             std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').next().unwrap().parse().unwrap();
-        let limit = |most: u64| {
+        let limit = |most: libc::rlim_t| {
             let limit = libc::rlimit { rlim_cur: most, rlim_max: libc::RLIM_INFINITY };
             // SAFETY: the pointer leads to a live structure.
             assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
@@ -350,7 +350,7 @@ fn a_message_for_which_there_is_no_memory_is_not_lost() {
 
         // Unless there is a buffer for it, and not the memory to take out of it again what has arrived when time is up.
         let mut large = vec![0; LEN];
-        limit(pages * 4096 + LEN as u64 + (32 << 20));
+        limit(pages * 4096 + LEN as libc::rlim_t + (32 << 20));
         loop {
             match receiver.recv_bytes_into_timeout(&mut large, 0, Duration::from_millis(2)) {
                 Err(RecvIntoError::Recv(RecvError::TimedOut)) => {}
