@@ -690,7 +690,8 @@ impl fmt::Debug for Receiver {
 
 /// Messages one by one; made by [`Receiver::iter`] and [`Receiver::try_iter`].
 ///
-/// Ends at end of file (or when nothing is there, for `try_iter`), and after an error that ends receiving, a pipe end in the way, or want of memory.
+/// Ends at end of file (or when nothing is there, for `try_iter`), and after an error that ends receiving, a pipe end in the way, or want of
+/// memory.
 #[derive(Debug)]
 pub struct Iter<'a> {
     receiver: &'a mut Receiver,
