@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use ringpipe::{BuildError, Builder, Connection, End, RecvError, RecvIntoError, SendError, Sender};
-use support::{Random, Script, alone, emulated, fork, fork_split, open_fds, skip, watchdog};
+use support::{Child, Random, Script, alone, emulated, fork, fork_split, open_fds, skip, watchdog};
 
 const ROUNDS: u64 = 60;
 /// A wake-up that was lost costs a parked side up to a second.
@@ -233,6 +233,29 @@ fn stuff(sender: &Sender) -> bool {
     unsafe { libc::send(sender.as_fd().as_raw_fd(), [0_u8].as_ptr().cast(), 1, flags) == 1 }
 }
 
+/// Asserts that a process that waits uses next to no processor time meanwhile.
+fn assert_rests(child: &Child, what: &str) {
+    std::thread::sleep(STOPPED / 2);
+    let before = ticks(child.pid);
+    std::thread::sleep(STOPPED);
+    let used = ticks(child.pid) - before;
+    assert!(used < 30, "a waiting {what} used {used} ticks");
+}
+
+/// Closes the end, or has it die with a process that is killed.
+fn end_it<E>(end: E, killed: bool) {
+    if !killed {
+        return drop(end);
+    }
+    let (holder, ()) = fork_split((), end, |end| {
+        std::mem::forget(end);
+        std::thread::sleep(Duration::from_secs(30));
+        0
+    });
+    std::thread::sleep(MOMENT);
+    holder.kill();
+}
+
 #[test]
 fn a_process_that_may_not_poll_is_woken_and_learns_of_its_peers_death_and_rests_meanwhile() {
     let _alone = alone();
@@ -250,23 +273,10 @@ fn a_process_that_may_not_poll_is_woken_and_learns_of_its_peers_death_and_rests_
                 !(found_it_empty && got && end && matches!(receiver.try_recv_bytes(), Err(RecvError::Disconnected))),
             )
         });
-        std::thread::sleep(STOPPED / 2);
-        let before = ticks(receiving.pid);
-        std::thread::sleep(STOPPED);
-        assert!(ticks(receiving.pid) - before < 30, "a waiting receiver used {} ticks", ticks(receiving.pid) - before);
+        assert_rests(&receiving, "receiver");
         let start = Instant::now();
         sender.send_bytes(b"after a while").unwrap();
-        if killed {
-            let (holder, ()) = fork_split((), sender, |sender| {
-                std::mem::forget(sender);
-                std::thread::sleep(Duration::from_secs(30));
-                0
-            });
-            std::thread::sleep(MOMENT);
-            holder.kill();
-        } else {
-            drop(sender);
-        }
+        end_it(sender, killed);
         receiving.succeeds();
         assert!(start.elapsed() < LOST, "message and end took {:?}", start.elapsed());
 
@@ -290,26 +300,13 @@ fn a_process_that_may_not_poll_is_woken_and_learns_of_its_peers_death_and_rests_
             while sender.send_bytes(&[0; 100]).is_ok() {}
             i32::from(!sender.is_disconnected())
         });
-        std::thread::sleep(STOPPED / 2);
-        let before = ticks(sending.pid);
-        std::thread::sleep(STOPPED);
-        assert!(ticks(sending.pid) - before < 30, "a waiting sender used {} ticks", ticks(sending.pid) - before);
+        assert_rests(&sending, "sender");
         for _ in 0..60 {
             receiver.recv_bytes_timeout(LOST).unwrap();
         }
         std::thread::sleep(STOPPED);
         let start = Instant::now();
-        if killed {
-            let (holder, ()) = fork_split((), receiver, |receiver| {
-                std::mem::forget(receiver);
-                std::thread::sleep(Duration::from_secs(30));
-                0
-            });
-            std::thread::sleep(MOMENT);
-            holder.kill();
-        } else {
-            drop(receiver);
-        }
+        end_it(receiver, killed);
         sending.succeeds();
         assert!(start.elapsed() < LOST, "the broken pipe took {:?}", start.elapsed());
     }
