@@ -84,6 +84,26 @@ pub(crate) struct Control {
     pub(crate) not_full: Line<AtomicU32>,
 }
 
+/// Bytes of a cell of a ring for many.
+#[cfg(test)]
+pub(crate) const CELL: usize = 64;
+
+/// Where the next record goes, and what is free, in cells. Written by writers.
+#[cfg(test)]
+#[repr(C)]
+pub(crate) struct TailWords {
+    pub(crate) tail: AtomicU64,
+    pub(crate) free: AtomicU64,
+}
+
+/// The cursors of a ring for many; see `ring/mpmc.rs`.
+#[cfg(test)]
+#[repr(C)]
+pub(crate) struct ManyControl {
+    pub(crate) tail: Line<TailWords>,
+    pub(crate) head: Line<AtomicU64>,
+}
+
 const CONTROL_AT: usize = 256;
 const CONTROL_STRIDE: usize = 768;
 

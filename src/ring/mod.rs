@@ -15,6 +15,8 @@
 //!
 //! Nothing here blocks or makes a system call.
 
+#[cfg(test)]
+mod mpmc;
 pub(crate) mod spsc;
 #[cfg(test)]
 mod tests;
