@@ -44,6 +44,8 @@
 //! # Orderings
 //!
 //! - M1 (release, `READY`) pairs with T1 (acquire, taking): the payload is visible to who takes it.
+//! - M1 pairs with T4 (acquire, walks) too: who sees a record that was cut short finds what its owner wrote behind it first, and does not claim
+//!   there.
 //! - M2 (release, `DONE`) pairs with T2 (acquire, the walk over `DONE`), M3 (release, `free`) with T3 (acquire, `free`): a reader's copying is over
 //!   before a writer claims the cells anew.
 //!
@@ -230,7 +232,7 @@ impl Ring {
     fn find_tail(&self) -> Reached {
         let mut at = self.control().tail.0.tail.load(Ordering::Relaxed);
         for _ in 0..4 * self.cells {
-            let word = Word(self.word(at).load(Ordering::Relaxed));
+            let word = Word(self.word(at).load(Ordering::Acquire)); // T4
             at = match word.compare(self.lap(at)) {
                 Lap::Older => return Reached::Unclaimed(at, word),
                 Lap::Same => self.behind(at, word),
@@ -244,7 +246,7 @@ impl Ring {
     fn find_head(&self) -> Reached {
         let mut at = self.control().head.0.load(Ordering::Relaxed);
         for _ in 0..4 * self.cells {
-            let word = Word(self.word(at).load(Ordering::Relaxed));
+            let word = Word(self.word(at).load(Ordering::Acquire)); // T4
             at = match (word.compare(self.lap(at)), word.state()) {
                 (Lap::Older, _) => return Reached::Unclaimed(at, word),
                 (Lap::Newer, _) => self.control().tail.0.free.load(Ordering::Acquire),
@@ -314,7 +316,7 @@ impl Ring {
     /// Who holds the record that holds up `free`.
     fn holder(&self) -> Option<Owner> {
         let at = self.control().tail.0.free.load(Ordering::Acquire);
-        let word = Word(self.word(at).load(Ordering::Relaxed));
+        let word = Word(self.word(at).load(Ordering::Acquire));
         let held = matches!(word.state(), State::Writing | State::Reading) && word.compare(self.lap(at)) == Lap::Same;
         held.then(|| word.field() as Owner)
     }
