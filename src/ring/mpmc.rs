@@ -275,9 +275,6 @@ impl Ring {
                 }
             }
             let pads = cells > rest;
-            if pads && self.used(at).is_none_or(|used| used + rest > self.cells) {
-                return Claimed::Full(self.holder());
-            }
             let word = match pads {
                 true => Word::new(lap, TO_THE_END, 0, State::Done),
                 false => Word::new(lap, cells, owner.into(), State::Writing),
@@ -315,10 +312,15 @@ impl Ring {
 
     /// Who holds the record that holds up `free`.
     fn holder(&self) -> Option<Owner> {
-        let at = self.control().tail.0.free.load(Ordering::Acquire);
+        let (_, owner) = self.held_at(self.control().tail.0.free.load(Ordering::Acquire))?;
+        Some(owner)
+    }
+
+    /// The word at a boundary, and whom it names, if somebody is writing or reading there.
+    fn held_at(&self, at: u64) -> Option<(Word, Owner)> {
         let word = Word(self.word(at).load(Ordering::Acquire));
         let held = matches!(word.state(), State::Writing | State::Reading) && word.compare(self.lap(at)) == Lap::Same;
-        held.then(|| word.field() as Owner)
+        held.then(|| (word, word.field() as Owner))
     }
 
     /// Where the payload of a held record lies, all of it in the ring.
@@ -383,11 +385,7 @@ impl Ring {
             },
         ];
         for at in stuck.into_iter().flatten() {
-            let word = Word(self.word(at).load(Ordering::Acquire));
-            let held = matches!(word.state(), State::Writing | State::Reading);
-            if !held || word.compare(self.lap(at)) != Lap::Same || !is_dead(word.field() as Owner) {
-                continue;
-            }
+            let Some((word, _)) = self.held_at(at).filter(|&(_, owner)| is_dead(owner)) else { continue };
             let mine = word.with(me.into(), State::Reading);
             let (won, lost) = (Ordering::Acquire, Ordering::Relaxed);
             if self.word(at).compare_exchange(word.0, mine.0, won, lost).is_ok() {
@@ -406,6 +404,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
+    use crate::copy::{copy, copy_in};
     use crate::layout::{Line, TailWords};
     use crate::sync::spin_loop;
 
@@ -432,11 +431,6 @@ mod tests {
         fn control(&self) -> &ManyControl {
             self.ring.control()
         }
-
-        fn cursors(&self) -> [u64; 3] {
-            let control = self.control();
-            [&control.tail.0.tail, &control.tail.0.free, &control.head.0].map(|word| word.load(Ordering::Relaxed))
-        }
     }
 
     impl Drop for Memory {
@@ -455,7 +449,7 @@ mod tests {
 
     fn write(ring: &Ring, held: Held, message: &[u8]) {
         // SAFETY: claimed for as many bytes.
-        unsafe { ring.payload(held).as_ptr().copy_from_nonoverlapping(message.as_ptr(), message.len()) };
+        unsafe { copy_in(message, ring.payload(held)) };
     }
 
     fn send(ring: &Ring, message: &[u8], reserved: usize, owner: Owner) -> bool {
@@ -473,7 +467,7 @@ mod tests {
         };
         let mut message = vec![0; len];
         // SAFETY: the message has as many bytes.
-        unsafe { ring.payload(held).as_ptr().copy_to_nonoverlapping(message.as_mut_ptr(), len) };
+        unsafe { copy(ring.payload(held).as_ptr(), message.as_mut_ptr(), len) };
         ring.give_up(held);
         Some(message)
     }
@@ -579,7 +573,7 @@ mod tests {
             control.tail.0.tail.store(old(&boundaries, n.into()), Ordering::Relaxed);
             control.head.0.store(old(&boundaries, usize::from(n) / 3), Ordering::Relaxed);
             assert!(send(ring, &message, len, 1));
-            boundaries.push(memory.cursors()[0]);
+            boundaries.push(control.tail.0.tail.load(Ordering::Relaxed));
             control.head.0.store(old(&boundaries, usize::from(n) / 2), Ordering::Relaxed);
             assert_eq!(recv(ring, 2), Some(message));
             assert!(matches!(ring.take(2), Taken::Empty));
