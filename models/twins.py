@@ -16,7 +16,8 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SPSC, WAIT, SENDER, RECEIVER = "src/ring/spsc.rs", "src/wait.rs", "src/sender.rs", "src/receiver.rs"
+SPSC, SENDER, RECEIVER = "src/ring/spsc.rs", "src/sender.rs", "src/receiver.rs"
+BELL, WAIT = "src/bell.rs", "src/wait.rs"
 HEADER_STORE = "self.data.header_at(claim.offset).store(header(kind, len), Ordering::Release); // P1"
 ZERO_STORE = "self.data.header_at(self.data.offset(next)).store(0, Ordering::Relaxed);"
 BEGUN_STORE = "words.begun.store(next, Ordering::Release); // P3"
@@ -54,31 +55,31 @@ TWINS = [
     # --- seats
     ("N1 removed", WAIT, "compiler_fence(Ordering::SeqCst); // N1", "", "pipe-one-message"),
     ("N2 removed", WAIT, "fence(Ordering::SeqCst); // N2", "", "pipe-one-message"),
-    ("W1 removed", WAIT, "self.seats.barrier(); // W1", "", "pipe-one-message"),
-    ("no barrier where membarrier is refused", WAIT, "if !sys::heavy_barrier() {", "if self.mine().load(Ordering::Relaxed) & STRONG == 0 && !sys::heavy_barrier() {", "pipe-one-message"),
-    ("nobody says that membarrier is refused", WAIT, "if !sys::register_barrier() {", "if false {", "pipe-one-message"),
-    ("W2: no look after the bit is set", WAIT, "            if !self.linger(ready) {\n                if self.departed()", "            {\n                if self.departed()", "pipe-one-message"),
+    ("W1 removed", BELL, "self.seats.barrier(); // W1", "", "pipe-one-message"),
+    ("no barrier where membarrier is refused", BELL, "if !sys::heavy_barrier() {", "if self.mine().load(Ordering::Relaxed) & STRONG == 0 && !sys::heavy_barrier() {", "pipe-one-message"),
+    ("nobody says that membarrier is refused", BELL, "if !sys::register_barrier() {", "if false {", "pipe-one-message"),
+    ("W2: no look after the bit is set", WAIT, "            if !self.linger(ready) {\n                if self.bell.departed()", "            {\n                if self.bell.departed()", "pipe-one-message"),
     ("W2: no bit before the look", WAIT, "fetch_or(ASLEEP, Ordering::SeqCst) | ASLEEP; // W2", "load(Ordering::SeqCst); // W2", "pipe-one-message"),
-    ("the sleeper is woken before its bit is cleared", WAIT, """        if seat.fetch_and(!ASLEEP, Ordering::SeqCst) & ASLEEP != 0 {
-            sys::futex_wake_all(seat);
-        }""", """        if seat.load(Ordering::SeqCst) & ASLEEP != 0 {
-            sys::futex_wake_all(seat);
-            seat.fetch_and(!ASLEEP, Ordering::SeqCst);
-        }""", "pipe-sender-waits"),
-    ("the receiver does not say that there is room", RECEIVER, "        self.waiter.notify();\n        self.waiter.settle", "        self.waiter.settle", "pipe-sender-waits"),
+    ("the sleeper is woken before its bit is cleared", WAIT, """    if seat.fetch_and(!ASLEEP, Ordering::SeqCst) & ASLEEP != 0 {
+        sys::futex_wake_all(seat);
+    }""", """    if seat.load(Ordering::SeqCst) & ASLEEP != 0 {
+        sys::futex_wake_all(seat);
+        seat.fetch_and(!ASLEEP, Ordering::SeqCst);
+    }""", "pipe-sender-waits"),
+    ("the receiver does not say that there is room", RECEIVER, "        self.waiter.notify();\n        self.waiter.bell.settle", "        self.waiter.bell.settle", "pipe-sender-waits"),
     # --- the bell
-    ("arming does not look again", WAIT, """        if ready() {
+    ("arming does not look again", BELL, """        if ready() {
             return true;
         }
         let current""", "        let current", "pipe-watched-bell"),
-    ("arming removes bytes of its own generation", WAIT, "byte & CARRIES == 0 && is_stale(byte, current)", "byte & CARRIES == 0", "pipe-watched-bell"),
-    ("arming stays in its generation", WAIT, "let next = |word: u32| word.wrapping_add(GENERATION) | ARMED;", "let next = |word: u32| word | ARMED;", "pipe-watched-bell"),
-    ("ringing disarms whatever the generation", WAIT, "if seat.compare_exchange(word, word & !ARMED, set, seen).is_ok() {", "let _ = (set, seen);\n            seat.fetch_and(!ARMED, Ordering::SeqCst);\n            {", "pipe-watched-bell"),
-    ("ringing without a byte", WAIT, "if !sys::send_token(self.bell(), token(word)) {", "if false {", "pipe-one-message"),
-    ("a full bell is silenced without another look", WAIT, "        // Somebody may have found the bell full since.\n        ready()", "        false", "pipe-one-message"),
-    ("disarmed before the byte", WAIT, """            if sent != Some(generation) {
+    ("arming removes bytes of its own generation", BELL, "byte & CARRIES == 0 && is_stale(byte, current)", "byte & CARRIES == 0", "pipe-watched-bell"),
+    ("arming stays in its generation", BELL, "let next = |word: u32| word.wrapping_add(GENERATION) | ARMED;", "let next = |word: u32| word | ARMED;", "pipe-watched-bell"),
+    ("ringing disarms whatever the generation", BELL, "if seat.compare_exchange(word, word & !ARMED, set, seen).is_ok() {", "let _ = (set, seen);\n            seat.fetch_and(!ARMED, Ordering::SeqCst);\n            {", "pipe-watched-bell"),
+    ("ringing without a byte", BELL, "if !sys::send_token(self.fd(), token(word)) {", "if false {", "pipe-one-message"),
+    ("a full bell is silenced without another look", BELL, "        // Somebody may have found the bell full since.\n        ready()", "        false", "pipe-one-message"),
+    ("disarmed before the byte", BELL, """            if sent != Some(generation) {
                 // If the bell is full, it rings already, and who silences it looks at the ring after that.
-                if !sys::send_token(self.bell(), token(word)) {
+                if !sys::send_token(self.fd(), token(word)) {
                     return;
                 }
                 sent = Some(generation);
@@ -88,28 +89,28 @@ TWINS = [
                 return;""", """            sent = Some(generation);
             let (set, seen) = (Ordering::SeqCst, Ordering::Relaxed);
             if seat.compare_exchange(word, word & !ARMED, set, seen).is_ok() {
-                sys::send_token(self.bell(), token(word));
+                sys::send_token(self.fd(), token(word));
                 return;""", "pipe-copy-goes-on"),
-    ("a watched bell is not silenced", WAIT, "self.watched.set(true);", "", "pipe-watched-bell"),
+    ("a watched bell is not silenced", BELL, "self.watched.store(true, Ordering::Relaxed);", "", "pipe-watched-bell"),
     # --- life and death
     ("the end before the messages", WAIT, "            (true, _) => Wake::Ready,\n            (false, true) => Wake::Gone,", "            (_, true) => Wake::Gone,\n            (true, _) => Wake::Ready,", "pipe-receiver-waits"),
-    ("the hint before the socket is closed", WAIT, "    bell: OwnedFd,\n    _farewell: Farewell,", "    _farewell: Farewell,\n    bell: OwnedFd,", "pipe-receiver-waits"),
-    ("no hint", WAIT, "self.mine().fetch_or(DEPARTED, Ordering::SeqCst);", "", "pipe-receiver-waits"),
-    ("who leaves wakes nobody", WAIT, "        self.mine().fetch_or(DEPARTED, Ordering::SeqCst);\n        self.wake();", "        self.mine().fetch_or(DEPARTED, Ordering::SeqCst);", "pipe-receiver-waits"),
-    ("the hint is cleared and not followed up", WAIT, """            self.seats.theirs().fetch_and(!DEPARTED, Ordering::SeqCst);
+    ("the hint before the socket is closed", WAIT, "    pub(crate) bell: Bell,\n    _farewell: Farewell,", "    _farewell: Farewell,\n    pub(crate) bell: Bell,", "pipe-receiver-waits"),
+    ("no hint", BELL, "self.mine().fetch_or(DEPARTED, Ordering::SeqCst);", "", "pipe-receiver-waits"),
+    ("who leaves wakes nobody", WAIT, "    seats.depart();\n    wake(seats);", "    seats.depart();", "pipe-receiver-waits"),
+    ("the hint is cleared and not followed up", BELL, """            self.seats.theirs().fetch_and(!DEPARTED, Ordering::SeqCst);
             self.ask();""", "            self.seats.theirs().fetch_and(!DEPARTED, Ordering::SeqCst);", "pipe-copies-of-a-sender"),
-    ("a hang-up does not end a park", WAIT, "            self.gone |= got.hung_up;\n            if got.hung_up || ready()", "            if ready()", "pipe-sender-killed"),
-    ("hanging up is kept to oneself", WAIT, "        if replaced {\n            self.seats.depart();\n        }\n", "", "pipe-receiver-hangs-up"),
+    ("a hang-up does not end a park", WAIT, "            if got.hung_up || ready()", "            if ready()", "pipe-sender-killed"),
+    ("hanging up is kept to oneself", WAIT, "        if replaced {\n            leave(&self.bell.seats);\n        }\n", "", "pipe-receiver-hangs-up"),
     # --- long messages
     ("a message cut short is given out", RECEIVER, "while assembly.missing() > 0 {\n            let record", "while assembly.missing() > 24 {\n            let record", "pipe-long-message"),
     ("the end of a cut message is silent", RECEIVER, "_ => return Err(RecvError::Cut),", "_ => return Ok(Some(assembly.finish().map_or_else(Received::Buffered, Received::Owned))),", "pipe-long-message-killed"),
     ("a time-out inside a message takes nothing back", SENDER, "                    self.writer.abort();\n", "", "pipe-long-message-taken-back"),
     # --- ends carried over the bell
-    ("the record before its descriptors", SENDER, """        self.waiter.carry(id, fds, deadline)""", """        self.finish(claim, Kind::End, frame.len());
-        self.waiter.carry(id, fds, deadline)""", "pipe-carried-end"),
-    ("searching for descriptors drops plain bytes", WAIT, "                _ if plain < seen => self.take", "                _ if seen > 0 => self.take", "pipe-carried-end-receiver-killed"),
-    ("descriptors of later ends are dropped", WAIT, "        if mark > id {\n            return Ok(Carried::Nothing);\n        }\n", "", "pipe-carried-end-receiver-killed"),
-    ("arming removes bytes that carry descriptors", WAIT, "byte & CARRIES == 0 && is_stale(byte, current)", "is_stale(byte, current)", "pipe-carried-end"),
+    ("the record before its descriptors", SENDER, """        self.waiter.bell.carry(id, fds, deadline)""", """        self.finish(claim, Kind::End, frame.len());
+        self.waiter.bell.carry(id, fds, deadline)""", "pipe-carried-end"),
+    ("searching for descriptors drops plain bytes", BELL, "                _ if plain < seen => self.take", "                _ if seen > 0 => self.take", "pipe-carried-end-receiver-killed"),
+    ("descriptors of later ends are dropped", BELL, "        if mark > id {\n            return Ok(Carried::Nothing);\n        }\n", "", "pipe-carried-end-receiver-killed"),
+    ("arming removes bytes that carry descriptors", BELL, "byte & CARRIES == 0 && is_stale(byte, current)", "is_stale(byte, current)", "pipe-carried-end"),
 ]
 
 

@@ -8,6 +8,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::bell;
 use crate::copy::{copy, copy_in};
 use crate::deadline::Deadline;
 use crate::layout::{Control, Geometry, RINGS_AT};
@@ -18,7 +19,6 @@ use crate::segment::Segment;
 use crate::sender::Sender;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::sys;
-use crate::wait;
 
 /// Bytes of a record's header.
 pub const HEADER: usize = ring::HEADER;
@@ -264,7 +264,7 @@ fn reset(segment: &Segment, start: u64) {
     for cursor in [&words.tail, &words.begun, &words.limit, &control.reader.0.head] {
         cursor.store(start, Ordering::Relaxed);
     }
-    wait::arm_fresh(&control.not_empty.0);
+    bell::arm_fresh(&control.not_empty.0);
 }
 
 /// A simplex pipe whose ends are made anew for each execution, on the same memory.
@@ -310,7 +310,7 @@ impl Pipe {
             idle.then(|| bell.try_clone_to_owned().ok()).flatten()
         };
         if let (Some(receiver), Some(sender)) = (&receiver, &sender) {
-            self.bells = copy(receiver.bell()).zip(copy(sender.waiter.bell())).map(|(r, s)| [r, s]);
+            self.bells = copy(receiver.bell()).zip(copy(sender.waiter.bell.fd())).map(|(r, s)| [r, s]);
         }
     }
 

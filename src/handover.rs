@@ -390,7 +390,7 @@ impl Sealed for Sender {
     }
 
     fn fds(&self, _: Private) -> Vec<BorrowedFd<'_>> {
-        vec![self.segment.as_fd(), self.waiter.bell()]
+        vec![self.segment.as_fd(), self.waiter.bell.fd()]
     }
 
     fn build(frame: Frame, fds: Vec<OwnedFd>, _: Private) -> Result<Sender, AttachError> {
@@ -429,7 +429,7 @@ impl Sealed for Connection {
     }
 
     fn fds(&self, _: Private) -> Vec<BorrowedFd<'_>> {
-        vec![self.sender().segment.as_fd(), self.sender().waiter.bell(), self.receiver().bell()]
+        vec![self.sender().segment.as_fd(), self.sender().waiter.bell.fd(), self.receiver().bell()]
     }
 
     fn check(&self, _: Private) -> io::Result<()> {

@@ -85,6 +85,7 @@
 compile_error!("ringpipe needs a processor with 64-bit atomics: both sides of a pipe share 64-bit cursors");
 
 mod assembly;
+mod bell;
 mod connection;
 mod copy;
 mod deadline;

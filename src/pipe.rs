@@ -9,7 +9,7 @@ use crate::layout::{Geometry, MAX_CAPACITY, MAX_SPIN_MICROS, MIN_CAPACITY};
 use crate::receiver::Receiver;
 use crate::segment::Segment;
 use crate::sender::Sender;
-use crate::{sys, wait};
+use crate::{bell, sys};
 
 /// Makes a duplex pipe: two connections, each of which sends to the other. Follows `multiprocessing.Pipe()`.
 ///
@@ -131,7 +131,7 @@ impl Builder {
 fn direction(segment: &Arc<Segment>, index: usize) -> Result<(Receiver, Sender), BuildError> {
     let (receiving, sending) = sys::socketpair()?;
     // SAFETY: the control block is all atomics, and lives as long as the segment.
-    wait::arm_fresh(unsafe { &segment.control(index).as_ref().not_empty.0 });
+    bell::arm_fresh(unsafe { &segment.control(index).as_ref().not_empty.0 });
     let receiver = Receiver::new(Arc::clone(segment), index, receiving);
     let sender = Sender::new(Arc::clone(segment), index, sending);
     Ok((receiver, sender))

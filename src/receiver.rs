@@ -345,7 +345,7 @@ impl Receiver {
         }
         // Whether the sender lives matters only once nothing is left.
         self.waiter.notify();
-        self.waiter.settle(|| !self.reader.is_empty());
+        self.waiter.bell.settle(|| !self.reader.is_empty());
     }
 
     #[cold]
@@ -651,14 +651,14 @@ impl Receiver {
         let mut frame = [0; LEN];
         // SAFETY: the payload is as long as the frame.
         unsafe { self.copy_out(record, 0, frame.as_mut_ptr(), LEN) };
-        let fds = self.waiter.take_carried(id(&frame));
+        let fds = self.waiter.bell.take_carried(id(&frame));
         self.release(record);
         Ok((frame, fds.map_err(AttachError::Io)?.ok_or(RecvError::Cut)?))
     }
 
     /// The bell, for handing this end on.
     pub(crate) fn bell(&self) -> BorrowedFd<'_> {
-        self.waiter.bell()
+        self.waiter.bell.fd()
     }
 }
 
@@ -669,7 +669,7 @@ impl AsFd for Receiver {
     /// From the first call on, the end takes care after every receive that the descriptor is not readable while there is
     /// nothing to receive, which takes a few system calls each time the ring runs empty. It may rarely be readable for nothing.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.waiter.watch(|| !self.reader.is_empty())
+        self.waiter.bell.watch(|| !self.reader.is_empty())
     }
 }
 
@@ -678,7 +678,7 @@ impl fmt::Debug for Receiver {
         let state = match self.state {
             State::Ended { .. } | State::Corrupt => "ended",
             State::Partial(_) => "inside a message",
-            State::Clean => self.waiter.state(),
+            State::Clean => self.waiter.bell.state(),
         };
         f.debug_struct("Receiver")
             .field("capacity", &self.capacity())

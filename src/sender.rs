@@ -232,7 +232,7 @@ impl Sender {
     /// The fast path: true if the message is out, false if it takes waiting or streaming.
     #[inline(always)]
     fn push(&mut self, message: &[u8]) -> Result<bool, SendError> {
-        if self.waiter.is_gone() {
+        if self.waiter.bell.is_gone() {
             return Err(SendError::Disconnected);
         }
         if message.len() > self.writer.data().max_payload() {
@@ -257,7 +257,7 @@ impl Sender {
     }
 
     fn send_parts(&mut self, parts: &[IoSlice<'_>], len: usize, deadline: Deadline) -> Result<(), SendError> {
-        if self.waiter.is_gone() {
+        if self.waiter.bell.is_gone() {
             return Err(SendError::Disconnected);
         }
         self.send_slow(parts, len, deadline)
@@ -325,7 +325,7 @@ impl Sender {
         self.finish(claim, Kind::First, chunk);
         let mut left = len - first;
         while left > 0 {
-            if self.waiter.is_gone() {
+            if self.waiter.bell.is_gone() {
                 return Err(SendError::Disconnected);
             }
             let part = left.min(chunk);
@@ -357,7 +357,7 @@ impl Sender {
         if len <= max && self.writer.room() >= len + overhead(len) {
             return Ok(());
         }
-        if self.waiter.ask() { Err(SendError::Disconnected) } else { Err(no_room(deadline)) }
+        if self.waiter.bell.ask() { Err(SendError::Disconnected) } else { Err(no_room(deadline)) }
     }
 
     fn reserve_until(&mut self, len: usize, deadline: Deadline) -> Result<WriteGuard<'_>, SendError> {
@@ -365,7 +365,7 @@ impl Sender {
         if len > max {
             return Err(SendError::TooLong { len, max });
         }
-        if self.waiter.is_gone() {
+        if self.waiter.bell.is_gone() {
             return Err(SendError::Disconnected);
         }
         let claim = self.claim(len, deadline)?;
@@ -380,13 +380,13 @@ impl Sender {
         fds: &[BorrowedFd<'_>],
         deadline: Deadline,
     ) -> Result<(), SendError> {
-        if self.waiter.is_gone() {
+        if self.waiter.bell.is_gone() {
             return Err(SendError::Disconnected);
         }
         let claim = self.claim(frame.len(), deadline)?;
         // SAFETY: the claim is for as many bytes as the frame has.
         unsafe { copy_in(frame, self.writer.payload(claim)) };
-        self.waiter.carry(id, fds, deadline).map_err(|e| match e.kind() {
+        self.waiter.bell.carry(id, fds, deadline).map_err(|e| match e.kind() {
             std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset => SendError::Disconnected,
             // The socket is full of ends that nobody has received.
             std::io::ErrorKind::WouldBlock => no_room(deadline),
@@ -407,7 +407,7 @@ impl AsFd for Sender {
     /// A descriptor that is readable when every copy of the receiving end is closed. It may rarely be readable for nothing, until
     /// [`is_disconnected`](Sender::is_disconnected) is asked.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.waiter.bell()
+        self.waiter.bell.fd()
     }
 }
 
@@ -416,7 +416,7 @@ impl fmt::Debug for Sender {
         f.debug_struct("Sender")
             .field("capacity", &self.capacity())
             .field("fill", &self.fill())
-            .field("state", &self.waiter.state())
+            .field("state", &self.waiter.bell.state())
             .finish()
     }
 }
@@ -490,7 +490,7 @@ impl WriteGuard<'_> {
     ///
     /// [`SendError::Disconnected`] if the receiver is gone.
     pub fn commit(self) -> Result<(), SendError> {
-        if self.sender.waiter.is_gone() {
+        if self.sender.waiter.bell.is_gone() {
             return Err(SendError::Disconnected);
         }
         self.sender.finish(self.claim, Kind::Data, self.written);

@@ -20,6 +20,8 @@ mod sys;
 
 #[path = "../../src/assembly.rs"]
 mod assembly;
+#[path = "../../src/bell.rs"]
+mod bell;
 #[path = "../../src/deadline.rs"]
 mod deadline;
 #[path = "../../src/error.rs"]

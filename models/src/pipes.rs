@@ -13,7 +13,7 @@ use crate::receiver::Receiver;
 use crate::segment::Segment;
 use crate::sender::Sender;
 use crate::sync::{AsFd, Machine, OwnedFd, process};
-use crate::{sys, wait};
+use crate::{bell, sys};
 
 pub(crate) const MODELS: &[Model] = &[
     Model { name: "pipe-receiver-waits", preemptions: Some(2), body: receiver_waits },
@@ -47,7 +47,7 @@ fn with_slices() -> impl Iterator<Item = Machine> {
 fn direction(segment: &Arc<Segment>, index: usize) -> (Receiver, Sender) {
     let (receiving, sending) = OwnedFd::pair();
     // SAFETY: the control block lives as long as the segment.
-    wait::arm_fresh(unsafe { &segment.control(index).as_ref().not_empty.0 });
+    bell::arm_fresh(unsafe { &segment.control(index).as_ref().not_empty.0 });
     let receiver = Receiver::new(Arc::clone(segment), index, receiving);
     (receiver, Sender::new(Arc::clone(segment), index, sending))
 }

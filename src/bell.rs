@@ -1,0 +1,415 @@
+//! What the two sides of a pipe tell each other beside the ring: a word for each side, and a socket. Which of them is gone, too.
+//!
+//! Each direction has two *seats*: `not_empty`, on which the receiver waits for a message, and `not_full`, on
+//! which the sender waits for room. To each side one of them is `mine` and the other `theirs`. A seat is one
+//! 32-bit word:
+//!
+//! ```text
+//! 31                       8 7     4   3        2        1       0
+//! +-------------------------+-------+----------+--------+-------+--------+
+//! | generation of the bell  |       | DEPARTED | STRONG | ARMED | ASLEEP |
+//! +-------------------------+-------+----------+--------+-------+--------+
+//! ```
+//!
+//! | bit | meaning | set by | cleared by |
+//! | --- | --- | --- | --- |
+//! | `ASLEEP` | somebody may be in `futex_wait` on this word | who waits | who wakes |
+//! | `ARMED` | the bell holds no byte that stands for what is in the ring: ring it | who waits | who rings |
+//! | `STRONG` | somebody here cannot use `membarrier`: fence by yourself | anybody | nobody |
+//! | `DEPARTED` | a copy of the end that waits here was closed: ask the kernel | who leaves | who asked |
+//!
+//! # Publish-then-look, set-then-look
+//!
+//! One side publishes (a record, or room) and then looks at the other's seat; the other sets a bit and then
+//! looks at the ring. Each must see at least one of the other's stores, which takes a store-load barrier on
+//! both sides (Dekker's pattern). A fence for every message would cap the throughput at about half, so the
+//! barrier is one-sided where the kernel allows it: the waiting side calls `membarrier(GLOBAL_EXPEDITED)`, which
+//! is a full barrier in all running threads of registered processes, and the publishing side needs a compiler
+//! fence only (W1 pairs with N1). That is what arming the bell does, where a lost wake-up would cost up to a second.
+//! Going to sleep on the futex does without (W2, in `wait.rs`).
+//!
+//! A process that cannot register sets `STRONG`, for good, in both seats: whoever publishes then finds its look nonzero,
+//! issues a real fence and looks again (N2).
+//! The kernel inherits the registration across `fork` and forgets it at `exec`; every attach registers anew.
+//!
+//! # The bell
+//!
+//! A byte in the socket means "look at the ring". Level: with `B` for "a byte is in the socket", `A` for `ARMED`,
+//! at any time when nobody is in the middle of a step,
+//!
+//! - L1: B or A. (If there is no byte, the next publication rings.)
+//! - L2: if the ring is not empty, B.
+//!
+//! Ringing: send a byte that carries the generation, then clear `ARMED` by a compare-exchange that fails if the
+//! generation has moved on; then start over. Arming: move to the next generation with `ARMED` set, barrier, look
+//! at the ring; *only if it is empty* remove the bytes of earlier generations. A byte of the current generation was sent
+//! after the ring was found empty, so it stands for something and stays. L2 holds: whoever publishes after that look
+//! sees `ARMED` in this generation or a later one, and rings. A ringer that was killed between the byte and the
+//! exchange leaves a byte too many, which the next arming removes; one killed before the byte, while a copy of its end
+//! lives on, leaves the ring unannounced until the next message or the end of the current park. If the bell is full (it is
+//! not while it is armed, unless somebody has stuffed it; pipe ends that nobody has received fill it otherwise), the ringer leaves it armed,
+//! and whoever silences it looks at the ring once more.
+//!
+//! Bytes that carry descriptors are not removed by arming: they stay for the record that announces them, which is
+//! published after them. If its sender was killed in between, they stay until the next such record, and a waiter whose bell
+//! they keep ringing sleeps on the futex instead of spinning round `ppoll`. So does one that may not poll. Who misses descriptors (a copy
+//! of its end was killed when it had taken them) leaves the bell as it is, since what it holds stands for what else is in the ring.
+//!
+//! A sender's bell tells the outside nothing but the receiver's death, so there L1 and L2 hold only while it is parked.
+//!
+//! # Life and death
+//!
+//! The kernel knows who lives: an end is closed by closing its socket and in no other way. `DEPARTED` is a hint
+//! that makes the other side ask at once instead of at its next wait; it can be wrong (another copy may live) and it
+//! can be missing (SIGKILL).
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicBool;
+
+use crate::deadline::Deadline;
+use crate::sync::{AsFd, AtomicU32, BorrowedFd, Ordering, OwnedFd};
+use crate::sys::{self, Readiness};
+
+pub(crate) const ASLEEP: u32 = 1;
+pub(crate) const ARMED: u32 = 2;
+pub(crate) const STRONG: u32 = 4;
+const DEPARTED: u32 = 8;
+const GENERATION: u32 = 1 << 8;
+
+/// The bit of a bell byte that says that descriptors came with it.
+const CARRIES: u8 = 0x80;
+/// Bytes in the bell that come with descriptors: that one, and a mark.
+const PACKET: usize = 1 + 8;
+/// How much of the bell is looked at in search of descriptors: more than it holds of plain bytes, each of which came by itself.
+const BELLFUL: usize = 1024;
+/// How often that is done at most, for one record: a bound against hostile peers only.
+const SEARCHES: usize = 4096;
+/// How often a ringer tries again when the seat changes under it: a bound against hostile peers only.
+const RING_TRIES: usize = 64;
+
+/// A seat that starts out with an empty bell: the first publication rings.
+pub(crate) fn arm_fresh(seat: &AtomicU32) {
+    seat.store(ARMED, Ordering::Relaxed);
+}
+
+/// One side's means to ring, to be rung for, and to learn that the other is gone. Several threads may use it at the same time.
+pub(crate) struct Bell {
+    pub(crate) seats: Seats,
+    /// The kernel said that every copy of the other end is closed. It stays so.
+    gone: AtomicBool,
+    /// Somebody watches the bell from outside, so it is kept silent while there is nothing to receive.
+    watched: AtomicBool,
+    fd: OwnedFd,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Seats {
+    mine: NonNull<AtomicU32>,
+    theirs: NonNull<AtomicU32>,
+}
+
+// SAFETY: the seats are atomics in shared memory; nothing is tied to a thread.
+unsafe impl Send for Seats {}
+// SAFETY: as above.
+unsafe impl Sync for Seats {}
+
+impl Seats {
+    #[inline(always)]
+    pub(crate) fn mine(&self) -> &AtomicU32 {
+        // SAFETY: valid by the contract of `Bell::new`.
+        unsafe { self.mine.as_ref() }
+    }
+
+    #[inline(always)]
+    pub(crate) fn theirs(&self) -> &AtomicU32 {
+        // SAFETY: valid by the contract of `Bell::new`.
+        unsafe { self.theirs.as_ref() }
+    }
+
+    /// W1: after a bit was set in `mine` and before the ring is looked at.
+    pub(crate) fn barrier(&self) {
+        if !sys::heavy_barrier() {
+            self.be_strong();
+        }
+    }
+
+    /// Tells the other side to ask the kernel, as soon as it looks. The socket has to be closed by now; to wake whoever sleeps is left
+    /// to the caller.
+    pub(crate) fn depart(&self) {
+        self.mine().fetch_or(DEPARTED, Ordering::SeqCst);
+    }
+
+    fn be_strong(&self) {
+        for seat in [self.mine(), self.theirs()] {
+            if seat.load(Ordering::Relaxed) & STRONG == 0 {
+                seat.fetch_or(STRONG, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+fn token(word: u32) -> u8 {
+    (word / GENERATION) as u8 & !CARRIES
+}
+
+/// Whether a bell byte is of a generation before `current`. Later ones exist where several copies of an end arm at
+/// the same time; a small window of them suffices, and everything else is old.
+fn is_stale(byte: u8, current: u8) -> bool {
+    (byte & !CARRIES).wrapping_sub(current) & !CARRIES >= 16
+}
+
+impl Bell {
+    /// # Safety
+    ///
+    /// Both seats must be valid until the value, and every copy of its seats, has been dropped.
+    pub(crate) unsafe fn new(mine: NonNull<AtomicU32>, theirs: NonNull<AtomicU32>, fd: OwnedFd) -> Bell {
+        let seats = Seats { mine, theirs };
+        if !sys::register_barrier() {
+            seats.be_strong();
+        }
+        Bell { seats, gone: AtomicBool::new(false), watched: AtomicBool::new(false), fd }
+    }
+
+    /// The socket.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// A word for `Debug`.
+    pub(crate) fn state(&self) -> &'static str {
+        if self.found_gone() || sys::poll_readable(self.fd(), Deadline::NOW).hung_up {
+            return "peer gone";
+        }
+        match self.seats.theirs().load(Ordering::Relaxed) {
+            word if word & ASLEEP != 0 => "peer asleep",
+            _ => "open",
+        }
+    }
+
+    // --- ringing ------------------------------------------------------------------------------
+
+    /// Sends a byte of the current generation and disarms `theirs`.
+    pub(crate) fn ring(&self) {
+        let seat = self.seats.theirs();
+        let mut sent = None;
+        for _ in 0..RING_TRIES {
+            let word = seat.load(Ordering::Acquire);
+            if word & ARMED == 0 {
+                return;
+            }
+            let generation = word / GENERATION;
+            if sent != Some(generation) {
+                // If the bell is full, it rings already, and who silences it looks at the ring after that.
+                if !sys::send_token(self.fd(), token(word)) {
+                    return;
+                }
+                sent = Some(generation);
+            }
+            let (set, seen) = (Ordering::SeqCst, Ordering::Relaxed);
+            if seat.compare_exchange(word, word & !ARMED, set, seen).is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Whether the next publication rings.
+    pub(crate) fn is_armed(&self) -> bool {
+        self.seats.mine().load(Ordering::Relaxed) & ARMED != 0
+    }
+
+    /// Makes the next publication ring, and silences the bell if the ring is empty. True if it is not.
+    pub(crate) fn arm(&self, ready: &mut impl FnMut() -> bool) -> bool {
+        let seat = self.seats.mine();
+        let next = |word: u32| word.wrapping_add(GENERATION) | ARMED;
+        let mut word = seat.load(Ordering::Relaxed);
+        while let Err(now) = seat.compare_exchange_weak(word, next(word), Ordering::SeqCst, Ordering::Relaxed) {
+            word = now;
+        }
+        self.seats.barrier(); // W1
+        if ready() {
+            return true;
+        }
+        let current = token(next(word));
+        // Bytes that carry descriptors stay for the record that they were sent for.
+        sys::take_tokens(self.fd(), |byte| byte & CARRIES == 0 && is_stale(byte, current));
+        // Somebody may have found the bell full since.
+        ready()
+    }
+
+    /// Leaves the bell silent where nothing but the other side's death is to be heard from it: the sender's. A byte may still be on
+    /// its way.
+    pub(crate) fn hush(&self) {
+        self.seats.mine().fetch_and(!ARMED, Ordering::SeqCst);
+        sys::take_tokens(self.fd(), |_| true);
+    }
+
+    /// For a bell that somebody watches from outside: silent while there is nothing to receive.
+    #[inline(always)]
+    pub(crate) fn settle(&self, ready: impl FnMut() -> bool) {
+        if self.watched.load(Ordering::Relaxed) {
+            self.settle_slow(ready);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn settle_slow(&self, mut ready: impl FnMut() -> bool) {
+        if ready() {
+            return;
+        }
+        if !self.is_armed() || sys::poll_readable(self.fd(), Deadline::NOW).readable {
+            self.arm(&mut ready);
+        }
+    }
+
+    /// The bell, to be watched from outside from now on.
+    pub(crate) fn watch(&self, ready: impl FnMut() -> bool) -> BorrowedFd<'_> {
+        self.watched.store(true, Ordering::Relaxed);
+        self.settle(ready);
+        self.fd()
+    }
+
+    // --- life and death -------------------------------------------------------------------------
+
+    /// Whether the other side was found gone. Asks nobody.
+    #[inline(always)]
+    pub(crate) fn found_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    /// Whether the other side is gone, as far as it said so. Asks the kernel only if it did.
+    #[inline(always)]
+    pub(crate) fn is_gone(&self) -> bool {
+        self.found_gone() || (self.departed() && self.ask_about_departure())
+    }
+
+    #[inline(always)]
+    pub(crate) fn departed(&self) -> bool {
+        self.seats.theirs().load(Ordering::Relaxed) & DEPARTED != 0
+    }
+
+    /// Waits until there is something to hear, and remembers it if that is the other side's death.
+    pub(crate) fn listen(&self, deadline: Deadline) -> Readiness {
+        let heard = sys::poll_readable(self.fd(), deadline);
+        if heard.hung_up {
+            self.gone.store(true, Ordering::Relaxed);
+        }
+        heard
+    }
+
+    /// Asks the kernel whether every copy of the other end is closed.
+    pub(crate) fn ask(&self) -> bool {
+        self.found_gone() || self.listen(Deadline::NOW).hung_up
+    }
+
+    /// Follows up a `DEPARTED` hint.
+    #[cold]
+    pub(crate) fn ask_about_departure(&self) -> bool {
+        if !self.ask() {
+            // Another copy lives. Cleared first and asked again, so that a departure in between counts.
+            self.seats.theirs().fetch_and(!DEPARTED, Ordering::SeqCst);
+            self.ask();
+        }
+        self.found_gone()
+    }
+
+    /// For a bell that tells the outside nothing but the other side's death: whether it does. Silences it if it does not: a byte that
+    /// was on its way when a wait ended may have come later.
+    pub(crate) fn hears_death(&self) -> bool {
+        if self.found_gone() {
+            return true;
+        }
+        let heard = self.listen(Deadline::NOW);
+        if heard.readable && !heard.hung_up {
+            sys::take_tokens(self.fd(), |_| true);
+        }
+        heard.hung_up
+    }
+
+    /// Closes the socket while the value lives on, with one in its place whose other end is closed. True if the other side is to be
+    /// told, by [`Seats::depart`]. False where there is no descriptor for that.
+    pub(crate) fn hang_up(&mut self) -> bool {
+        *self.gone.get_mut() = true;
+        sys::socketpair().and_then(|(dead, _)| sys::replace(&mut self.fd, &dead)).is_ok()
+    }
+
+    // --- ends carried over the bell -------------------------------------------------------------
+
+    /// Sends descriptors along with bell bytes, marked with `id`, for a record that is about to be published: whoever finds the
+    /// record finds them here already. A plain byte follows, so that taking the others does not leave a ring with
+    /// messages and no bell (L2).
+    pub(crate) fn carry(&self, id: u64, fds: &[BorrowedFd<'_>], deadline: Deadline) -> io::Result<()> {
+        let token = token(self.seats.theirs().load(Ordering::Relaxed));
+        let mut bytes = [token; PACKET + 1];
+        bytes[0] |= CARRIES;
+        bytes[1..PACKET].copy_from_slice(&id.to_le_bytes());
+        sys::send_fds(self.fd(), &bytes, fds, deadline)
+    }
+
+    /// Takes the descriptors marked with `id`, dropping what is before them in the socket: plain bytes, and what was carried for
+    /// records that were never published, which has lower marks. `None` if they are not there, which they are unless a copy of an end
+    /// was killed just before, or a peer does not keep to the protocol. Then nothing that is of use is dropped: what has a higher mark
+    /// stays for its own record, and plain bytes for what else is in the ring (L2).
+    pub(crate) fn take_carried(&self, id: u64) -> io::Result<Option<Vec<OwnedFd>>> {
+        let mut bytes = [0; BELLFUL];
+        for _ in 0..SEARCHES {
+            match self.take_next_carried(id, &mut bytes) {
+                Ok(Carried::Wanted(fds)) => return Ok(Some(fds)),
+                Ok(Carried::Other) => {}
+                Ok(Carried::Nothing) => return Ok(None),
+                // Said once, if the peer left bells of ours unread; what it had sent comes after.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(None)
+    }
+
+    fn take_next_carried(&self, id: u64, bytes: &mut [u8; BELLFUL]) -> io::Result<Carried> {
+        // As far as the first that come with descriptors.
+        let seen = sys::peek(self.fd(), bytes)?;
+        let plain = bytes[..seen].iter().take_while(|&&byte| byte & CARRIES == 0).count();
+        let Some(mark) = mark_of(&bytes[plain..seen]) else {
+            // As many plain bytes are more than a bell holds, and a piece of a mark alone is none: no protocol put that there.
+            return match seen {
+                BELLFUL if plain > 0 => self.take(&mut bytes[..plain], false),
+                _ if plain < seen => self.take(&mut bytes[..seen], false),
+                _ => Ok(Carried::Nothing),
+            };
+        };
+        if mark > id {
+            return Ok(Carried::Nothing);
+        }
+        if plain > 0 {
+            self.take(&mut bytes[..plain], false)?;
+        }
+        // Descriptors and mark are taken in one step, or a copy of this end killed in between would leave half of them.
+        self.take(&mut bytes[..PACKET], mark == id)
+    }
+
+    /// Takes so many bytes out of the bell, with the descriptors that come with them, if they are wanted.
+    fn take(&self, bytes: &mut [u8], wanted: bool) -> io::Result<Carried> {
+        match sys::recv_fds(self.fd(), bytes, false)? {
+            (0, _) => Ok(Carried::Nothing),
+            (_, fds) => Ok(if wanted { Carried::Wanted(fds) } else { Carried::Other }),
+        }
+    }
+}
+
+/// What was taken out of the bell in search of descriptors.
+enum Carried {
+    /// Those.
+    Wanted(Vec<OwnedFd>),
+    /// Something else, which is gone now.
+    Other,
+    /// Nothing, and there is no use in searching on.
+    Nothing,
+}
+
+/// The mark in the bell bytes that come with descriptors, if these are such and all of them.
+fn mark_of(bytes: &[u8]) -> Option<u64> {
+    let mark = bytes.get(1..PACKET)?;
+    Some(u64::from_le_bytes(std::array::from_fn(|i| mark[i])))
+}
