@@ -96,7 +96,8 @@ pub(crate) fn arm_fresh(seat: &AtomicU32) {
 /// One side's means to ring, to be rung for, and to learn that the other is gone. Several threads may use it at the same time.
 pub(crate) struct Bell {
     pub(crate) seats: Seats,
-    /// The kernel said that every copy of the other end is closed. It stays so.
+    /// The kernel said that every copy of the other end is closed. It stays so. Stored and loaded so that what the other side had
+    /// published by then is seen by every thread that finds it set.
     gone: AtomicBool,
     /// Somebody watches the bell from outside, so it is kept silent while there is nothing to receive.
     watched: AtomicBool,
@@ -275,7 +276,7 @@ impl Bell {
     /// Whether the other side was found gone. Asks nobody.
     #[inline(always)]
     pub(crate) fn found_gone(&self) -> bool {
-        self.gone.load(Ordering::Relaxed)
+        self.gone.load(Ordering::Acquire)
     }
 
     /// Whether the other side is gone, as far as it said so. Asks the kernel only if it did.
@@ -293,7 +294,7 @@ impl Bell {
     pub(crate) fn listen(&self, deadline: Deadline) -> Readiness {
         let heard = sys::poll_readable(self.fd(), deadline);
         if heard.hung_up {
-            self.gone.store(true, Ordering::Relaxed);
+            self.gone.store(true, Ordering::Release);
         }
         heard
     }

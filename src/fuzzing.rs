@@ -101,7 +101,7 @@ impl Ring {
     /// A ring of `capacity` bytes: a power of two, at least 64.
     pub fn new(capacity: usize) -> Ring {
         assert!(capacity.is_power_of_two() && capacity >= 64);
-        let segment = Segment::heap(Geometry { capacity, directions: 1, spin_micros: 0 });
+        let segment = Segment::heap(Geometry::spsc(capacity, 1, 0));
         Ring { writer: writer(&segment), reader: reader(&segment), claim: None, front: None, segment }
     }
 
@@ -280,7 +280,7 @@ pub struct Pipe {
 impl Pipe {
     /// A ring of `capacity` bytes: a power of two from 4096 on.
     pub fn new(capacity: usize, spin: Duration) -> Pipe {
-        let geometry = Geometry { capacity, directions: 2, spin_micros: spin.as_micros() as u32 };
+        let geometry = Geometry::spsc(capacity, 2, spin.as_micros() as u32);
         let memory = Memory { segment: Arc::new(Segment::create(geometry).expect("memory for a segment")) };
         let fresh_header = (0..HEADER_WORDS).map(|i| memory.word(8 * i).load(Ordering::Relaxed)).collect();
         Pipe { memory, bells: None, fresh_header }

@@ -4,6 +4,13 @@ use std::io::IoSlice;
 use std::ptr::NonNull;
 
 use crate::copy::copy_in;
+use crate::error::SendError;
+
+/// Bytes in all. Parts may overlap, so their sum may be more than there is memory.
+pub(crate) fn total(parts: &[IoSlice<'_>]) -> Result<usize, SendError> {
+    let sum = parts.iter().try_fold(0_usize, |sum, part| sum.checked_add(part.len()));
+    sum.ok_or(SendError::TooLong { len: usize::MAX, max: isize::MAX as usize })
+}
 
 /// Several buffers, read front to back as one.
 pub(crate) struct Gather<'a> {
@@ -14,6 +21,17 @@ pub(crate) struct Gather<'a> {
 impl<'a> Gather<'a> {
     pub(crate) fn new(parts: &'a [IoSlice<'a>]) -> Gather<'a> {
         Gather { parts: parts.iter(), rest: &[] }
+    }
+
+    /// The next bytes that lie together; none at the end.
+    pub(crate) fn next_piece(&mut self) -> &'a [u8] {
+        while self.rest.is_empty() {
+            match self.parts.next() {
+                Some(part) => self.rest = part,
+                None => return &[],
+            }
+        }
+        std::mem::take(&mut self.rest)
     }
 
     /// Copies the next `len` bytes.

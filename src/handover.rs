@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use crate::connection::Connection;
 use crate::deadline::Deadline;
 use crate::error::{AttachError, RecvError, SendError};
+use crate::layout::Mode;
+use crate::mpmc;
 use crate::receiver::Receiver;
 use crate::segment::Segment;
 use crate::sender::Sender;
@@ -293,6 +295,8 @@ impl Frame {
             Sender::KIND => Sender::NAME,
             Receiver::KIND => Receiver::NAME,
             Connection::KIND => Connection::NAME,
+            mpmc::Sender::KIND => mpmc::Sender::NAME,
+            mpmc::Receiver::KIND => mpmc::Receiver::NAME,
             _ => return Err(AttachError::BadHandover { what: "what came is an unknown kind of pipe end" }),
         };
         if self.kind() != E::KIND {
@@ -394,7 +398,7 @@ impl Sealed for Sender {
     }
 
     fn build(frame: Frame, fds: Vec<OwnedFd>, _: Private) -> Result<Sender, AttachError> {
-        let (segment, [bell]) = attach::<Sender, 1>(frame, fds)?;
+        let (segment, [bell]) = attach::<Sender, 1>(frame, fds, Mode::Spsc)?;
         Ok(Sender::new(segment, frame.direction(), bell))
     }
 }
@@ -413,7 +417,7 @@ impl Sealed for Receiver {
     }
 
     fn build(frame: Frame, fds: Vec<OwnedFd>, _: Private) -> Result<Receiver, AttachError> {
-        let (segment, [bell]) = attach::<Receiver, 1>(frame, fds)?;
+        let (segment, [bell]) = attach::<Receiver, 1>(frame, fds, Mode::Spsc)?;
         Ok(Receiver::new(segment, frame.direction(), bell))
     }
 }
@@ -442,7 +446,7 @@ impl Sealed for Connection {
     }
 
     fn build(frame: Frame, fds: Vec<OwnedFd>, _: Private) -> Result<Connection, AttachError> {
-        let (segment, [to, from]) = attach::<Connection, 2>(frame, fds)?;
+        let (segment, [to, from]) = attach::<Connection, 2>(frame, fds, Mode::Spsc)?;
         if segment.geometry().directions != 2 {
             return Err(AttachError::Damaged { what: "a connection needs two directions" });
         }
@@ -451,14 +455,55 @@ impl Sealed for Connection {
     }
 }
 
+impl Sealed for mpmc::Sender {
+    const KIND: u8 = 4;
+    const NAME: &str = "sender for many";
+    const FDS: usize = 2;
+
+    fn frame(&self, _: Private) -> Frame {
+        Frame::new(Self::KIND, 0, Self::FDS)
+    }
+
+    fn fds(&self, _: Private) -> Vec<BorrowedFd<'_>> {
+        vec![self.segment().as_fd(), self.bell()]
+    }
+
+    fn build(frame: Frame, fds: Vec<OwnedFd>, _: Private) -> Result<mpmc::Sender, AttachError> {
+        let (segment, [bell]) = attach::<mpmc::Sender, 1>(frame, fds, Mode::Mpmc)?;
+        Ok(mpmc::Sender::attach(segment, bell)?)
+    }
+}
+
+impl Sealed for mpmc::Receiver {
+    const KIND: u8 = 5;
+    const NAME: &str = "receiver for many";
+    const FDS: usize = 2;
+
+    fn frame(&self, _: Private) -> Frame {
+        Frame::new(Self::KIND, 0, Self::FDS)
+    }
+
+    fn fds(&self, _: Private) -> Vec<BorrowedFd<'_>> {
+        vec![self.segment().as_fd(), self.bell()]
+    }
+
+    fn build(frame: Frame, fds: Vec<OwnedFd>, _: Private) -> Result<mpmc::Receiver, AttachError> {
+        let (segment, [bell]) = attach::<mpmc::Receiver, 1>(frame, fds, Mode::Mpmc)?;
+        Ok(mpmc::Receiver::attach(segment, bell)?)
+    }
+}
+
 impl End for Sender {}
 impl End for Receiver {}
 impl End for Connection {}
+impl End for mpmc::Sender {}
+impl End for mpmc::Receiver {}
 
 /// Maps the segment and checks the bells.
 fn attach<E: End, const BELLS: usize>(
     frame: Frame,
     fds: Vec<OwnedFd>,
+    mode: Mode,
 ) -> Result<(Arc<Segment>, [OwnedFd; BELLS]), AttachError> {
     frame.expect::<E>()?;
     let mut fds = fds.into_iter();
@@ -472,7 +517,7 @@ fn attach<E: End, const BELLS: usize>(
             return Err(AttachError::NotABell { index: i + 1 });
         }
     }
-    let segment = Segment::attach(segment)?;
+    let segment = Segment::attach(segment, mode)?;
     if frame.direction() >= segment.geometry().directions {
         return Err(AttachError::Damaged { what: "it has no such direction" });
     }

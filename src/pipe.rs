@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use crate::connection::Connection;
 use crate::error::BuildError;
-use crate::layout::{Geometry, MAX_CAPACITY, MAX_SPIN_MICROS, MIN_CAPACITY};
+use crate::layout::{Geometry, MAX_CAPACITY, MAX_SPIN_MICROS, MAX_WINDOW, MIN_CAPACITY, MIN_MANY_CAPACITY, WINDOWS};
 use crate::receiver::Receiver;
 use crate::segment::Segment;
 use crate::sender::Sender;
-use crate::{bell, sys};
+use crate::{bell, mpmc, sys};
 
 /// Makes a duplex pipe: two connections, each of which sends to the other. Follows `multiprocessing.Pipe()`.
 ///
@@ -114,17 +114,35 @@ impl Builder {
         direction(&self.segment(1)?, 0)
     }
 
+    /// Makes a pipe for many senders and many receivers, as [`mpmc::simplex`].
+    ///
+    /// The smallest ring for many has 64 KiB.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Capacity`], or as [`mpmc::simplex`].
+    pub fn mpmc(&self) -> Result<(mpmc::Receiver, mpmc::Sender), BuildError> {
+        let mut geometry = Geometry::mpmc(self.capacity_from(MIN_MANY_CAPACITY)?, self.spin_micros());
+        // What may not be written is not offered: to try would be a signal that kills.
+        let room = sys::longest_file().saturating_sub(geometry.file_len()) / WINDOWS;
+        geometry.window = room.min(MAX_WINDOW);
+        Ok(mpmc::make(geometry)?)
+    }
+
     fn segment(&self, directions: usize) -> Result<Arc<Segment>, BuildError> {
-        let asked = self.capacity;
-        if asked == 0 || asked > MAX_CAPACITY {
-            return Err(BuildError::Capacity { asked, min: MIN_CAPACITY, max: MAX_CAPACITY });
-        }
-        let geometry = Geometry {
-            capacity: asked.next_power_of_two().max(MIN_CAPACITY),
-            directions,
-            spin_micros: self.spin.as_micros().min(u128::from(MAX_SPIN_MICROS)) as u32,
-        };
+        let geometry = Geometry::spsc(self.capacity_from(MIN_CAPACITY)?, directions, self.spin_micros());
         Ok(Arc::new(Segment::create(geometry)?))
+    }
+
+    fn capacity_from(&self, min: usize) -> Result<usize, BuildError> {
+        match self.capacity {
+            asked @ 1..=MAX_CAPACITY => Ok(asked.next_power_of_two().max(min)),
+            asked => Err(BuildError::Capacity { asked, min, max: MAX_CAPACITY }),
+        }
+    }
+
+    fn spin_micros(&self) -> u32 {
+        self.spin.as_micros().min(u128::from(MAX_SPIN_MICROS)) as u32
     }
 }
 

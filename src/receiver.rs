@@ -91,7 +91,7 @@ const TOO_CLOSE: usize = 4096;
 const TOTAL: usize = 8;
 
 /// What a call that found nothing in time returns.
-fn nothing(deadline: Deadline) -> RecvError {
+pub(crate) fn nothing(deadline: Deadline) -> RecvError {
     if deadline.is_now() { RecvError::Empty } else { RecvError::TimedOut }
 }
 

@@ -10,7 +10,8 @@ use std::ptr::NonNull;
 use memmap2::{MmapOptions, MmapRaw};
 
 use crate::error::AttachError;
-use crate::layout::{Control, Geometry, HEADER_LEN, Header};
+use crate::layout::{Control, Geometry, HEADER_LEN, Header, ManyControl, Mode, RINGS_AT};
+use crate::sync::AtomicU64;
 use crate::sys;
 
 pub(crate) struct Segment {
@@ -40,7 +41,7 @@ unsafe impl Sync for Segment {}
 impl Segment {
     pub(crate) fn create(geometry: Geometry) -> io::Result<Segment> {
         let len = geometry.segment_len();
-        let fd = sys::sealed_memfd(len as u64)?;
+        let fd = sys::sealed_memfd(geometry.file_len())?;
         let segment = Segment { memory: Memory::map(fd, len)?, geometry };
         segment.header().write(geometry);
         Ok(segment)
@@ -51,13 +52,13 @@ impl Segment {
     ///
     /// Not before: nobody chooses how much of our address space is mapped. And memory of huge pages, which would be a SIGBUS once its
     /// owner has punched it away and none are left, has no length that fits a header.
-    pub(crate) fn attach(fd: OwnedFd) -> Result<Segment, AttachError> {
+    pub(crate) fn attach(fd: OwnedFd, mode: Mode) -> Result<Segment, AttachError> {
         let len = sys::sealed_len(fd.as_fd())?.ok_or(AttachError::NotSealed)?;
         let mut header = [0; HEADER_LEN];
         if sys::read_start(fd.as_fd(), &mut header)? < HEADER_LEN {
             return Err(AttachError::NotRingpipe);
         }
-        let geometry = Header::parse(&header, len)?;
+        let geometry = Header::parse(&header, len, mode)?;
         Ok(Segment { memory: Memory::map(fd, geometry.segment_len())?, geometry })
     }
 
@@ -84,6 +85,20 @@ impl Segment {
     pub(crate) fn control(&self, direction: usize) -> NonNull<Control> {
         // SAFETY: `control_offset` is in bounds and aligned for every direction that exists.
         unsafe { self.memory.base().add(self.geometry.control_offset(direction)).cast() }
+    }
+
+    /// The cursors and seats of a ring for many; valid as long as the segment.
+    pub(crate) fn many_control(&self) -> NonNull<ManyControl> {
+        debug_assert!(self.geometry.mode == Mode::Mpmc);
+        // SAFETY: as for `control`.
+        unsafe { self.memory.base().add(self.geometry.control_offset(0)).cast() }
+    }
+
+    /// The first of the words, one for each cell, of a ring for many; valid as long as the segment.
+    pub(crate) fn cell_words(&self) -> NonNull<AtomicU64> {
+        debug_assert!(self.geometry.mode == Mode::Mpmc);
+        // SAFETY: the words lie before the cells, in the same mapping.
+        unsafe { self.memory.base().add(RINGS_AT).cast() }
     }
 
     /// The first byte of a direction's ring, `capacity` bytes long; valid as long as the segment.

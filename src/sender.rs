@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::copy::copy_in;
 use crate::deadline::Deadline;
 use crate::error::SendError;
-use crate::gather::Gather;
+use crate::gather::{Gather, total};
 use crate::ring::spsc::{Claim, Writer};
 use crate::ring::{Data, HEADER, Kind, SPARE, record_len};
 use crate::segment::Segment;
@@ -45,7 +45,7 @@ pub struct Sender {
 }
 
 /// What a send that found no room in time returns.
-fn no_room(deadline: Deadline) -> SendError {
+pub(crate) fn no_room(deadline: Deadline) -> SendError {
     if deadline.is_now() { SendError::Full } else { SendError::TimedOut }
 }
 
@@ -395,12 +395,6 @@ impl Sender {
         self.finish(claim, Kind::End, frame.len());
         Ok(())
     }
-}
-
-/// Bytes in all. Parts may overlap, so their sum may be more than there is memory.
-fn total(parts: &[IoSlice<'_>]) -> Result<usize, SendError> {
-    let sum = parts.iter().try_fold(0_usize, |sum, part| sum.checked_add(part.len()));
-    sum.ok_or(SendError::TooLong { len: usize::MAX, max: isize::MAX as usize })
 }
 
 impl AsFd for Sender {

@@ -7,6 +7,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{MemfdFlags, SealFlags, Timespec};
@@ -38,8 +39,7 @@ const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlag
 
 /// An anonymous memory file of `len` zero bytes whose size can never change again.
 pub(crate) fn sealed_memfd(len: u64) -> io::Result<OwnedFd> {
-    // To exceed this limit is an error, and a signal that kills.
-    if rustix::process::getrlimit(rustix::process::Resource::Fsize).current.is_some_and(|most| most < len) {
+    if longest_file() < len {
         return Err(Errno::FBIG.into());
     }
     let fd = rustix::fs::memfd_create("ringpipe", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
@@ -65,6 +65,131 @@ pub(crate) fn read_start(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize
             result => return Ok(result?),
         }
     }
+}
+
+/// The longest that this process may make a file. To exceed it is an error, and a signal that kills.
+pub(crate) fn longest_file() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Fsize).current.unwrap_or(u64::MAX)
+}
+
+/// Writes to a part of a memory file that is not mapped.
+pub(crate) fn write_at(fd: BorrowedFd<'_>, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
+    if longest_file() < at + bytes.len() as u64 {
+        return Err(Errno::FBIG.into());
+    }
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(fd, bytes, at) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => (bytes, at) = (&bytes[n..], at + n as u64),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Reads from such a part. The file is as long as it needs to be, since its length is sealed.
+pub(crate) fn read_at(fd: BorrowedFd<'_>, buf: &mut [MaybeUninit<u8>], at: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < buf.len() {
+        match rustix::io::pread(fd, &mut buf[done..], at + done as u64) {
+            Ok(([], _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok((read, _)) => done += read.len(),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Gives the memory of a part of a memory file back. Where it cannot be, it stays in use until it is written over.
+pub(crate) fn punch(fd: BorrowedFd<'_>, at: u64, len: u64) {
+    let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+    while rustix::fs::fallocate(fd, flags, at, len) == Err(Errno::INTR) {}
+}
+
+/// Bytes of a memory file that take memory.
+pub(crate) fn allocated(fd: BorrowedFd<'_>) -> u64 {
+    rustix::fs::fstat(fd).map_or(0, |stat| stat.st_blocks as u64 * 512)
+}
+
+// --- who lives ----------------------------------------------------------------------------------
+
+/// Opens the same file again: a description of one's own, for locks.
+pub(crate) fn reopen(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?)
+}
+
+fn byte_lock(at: u64) -> libc::flock {
+    // SAFETY: a structure of integers.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as _;
+    lock.l_whence = libc::SEEK_SET as _;
+    lock.l_start = at as _;
+    lock.l_len = 1;
+    lock
+}
+
+/// Locks a byte for the open file description, unless another one has locked it.
+pub(crate) fn try_lock_byte(fd: BorrowedFd<'_>, at: u64) -> io::Result<bool> {
+    let lock = byte_lock(at);
+    // SAFETY: the descriptor is open, and the lock is what this command takes.
+    match unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&fd), libc::F_OFD_SETLK, &lock) } {
+        0 => Ok(true),
+        _ => match io::Error::last_os_error() {
+            e if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+            e => Err(e),
+        },
+    }
+}
+
+/// Whether another open file description has locked a byte.
+pub(crate) fn is_byte_locked(fd: BorrowedFd<'_>, at: u64) -> io::Result<bool> {
+    let mut lock = byte_lock(at);
+    // SAFETY: the descriptor is open, and the lock is what this command takes and overwrites.
+    match unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&fd), libc::F_OFD_GETLK, &mut lock) } {
+        0 => Ok(i32::from(lock.l_type) != libc::F_UNLCK),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+const PAGE: usize = 4096;
+
+/// Maps the start of a file where children do not inherit it: what keeps the description open until this process ends.
+pub(crate) fn map_not_forked(fd: BorrowedFd<'_>) -> io::Result<NonNull<u8>> {
+    use rustix::mm::{Advice, MapFlags, ProtFlags};
+    // SAFETY: a new mapping at an address of the kernel's choice, which cannot be read or written.
+    let page = unsafe { rustix::mm::mmap(std::ptr::null_mut(), PAGE, ProtFlags::empty(), MapFlags::SHARED, fd, 0)? };
+    // SAFETY: of this mapping, to which there are no references.
+    let advised = unsafe { rustix::mm::madvise(page, PAGE, Advice::LinuxDontFork) };
+    // SAFETY: just mapped.
+    advised.inspect_err(|_| unsafe { unmap_page(page.cast()) })?;
+    Ok(NonNull::new(page.cast()).expect("mmap never returns address 0"))
+}
+
+/// A zeroed page that is zeroed again in forked children.
+pub(crate) fn map_wiped_on_fork() -> io::Result<NonNull<u8>> {
+    use rustix::mm::{Advice, MapFlags, ProtFlags};
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let page = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), PAGE, access, MapFlags::PRIVATE)? };
+    // SAFETY: of this mapping, to which there are no references.
+    let advised = unsafe { rustix::mm::madvise(page, PAGE, Advice::LinuxWipeOnFork) };
+    // SAFETY: just mapped.
+    advised.inspect_err(|_| unsafe { unmap_page(page.cast()) })?;
+    Ok(NonNull::new(page.cast()).expect("mmap never returns address 0"))
+}
+
+/// Unmaps such a page.
+///
+/// # Safety
+///
+/// One of the two above has mapped it, the first of them in this very process, not in its parent, and nobody uses it any more.
+pub(crate) unsafe fn unmap_page(page: *mut u8) {
+    // SAFETY: by the contract.
+    let _ = unsafe { rustix::mm::munmap(page.cast(), PAGE) };
 }
 
 // --- barriers -----------------------------------------------------------------------------------
@@ -94,6 +219,11 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Deadline) ->
     let until = deadline.at().map(timespec);
     let any = NonZeroU32::MAX;
     futex::wait_bitset(word, futex::Flags::empty(), expected, until.as_ref(), any) != Err(Errno::TIMEDOUT)
+}
+
+/// Whether anybody was woken.
+pub(crate) fn futex_wake_one(word: &AtomicU32) -> bool {
+    matches!(futex::wake(word, futex::Flags::empty(), 1), Ok(1..))
 }
 
 pub(crate) fn futex_wake_all(word: &AtomicU32) {

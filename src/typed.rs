@@ -62,9 +62,7 @@ impl Sender {
         value: &T,
         send: impl FnOnce(&mut Sender, &[u8]) -> Result<(), SendError>,
     ) -> Result<(), SendError> {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
-        let bytes = postcard::to_extend(value, scratch).map_err(|e| SendError::Encode(CodecError(e.to_string())))?;
+        let bytes = encode(value, std::mem::take(&mut self.scratch))?;
         let result = send(self, &bytes);
         self.scratch = bytes;
         result
@@ -110,12 +108,22 @@ impl Receiver {
     }
 
     fn recv_value<T: DeserializeOwned>(&mut self, deadline: Deadline) -> Result<T, RecvError> {
-        let bytes = self.recv_until(usize::MAX, deadline)?;
-        let failed = |what: String| RecvError::Decode(CodecError(what));
-        match postcard::take_from_bytes(&bytes) {
-            Ok((value, [])) => Ok(value),
-            Ok((_, rest)) => Err(failed(format!("{} bytes are left over", rest.len()))),
-            Err(e) => Err(failed(e.to_string())),
-        }
+        decode(&self.recv_until(usize::MAX, deadline)?)
+    }
+}
+
+/// Encodes a value, into a vector that may hold anything.
+pub(crate) fn encode<T: Serialize + ?Sized>(value: &T, mut scratch: Vec<u8>) -> Result<Vec<u8>, SendError> {
+    scratch.clear();
+    postcard::to_extend(value, scratch).map_err(|e| SendError::Encode(CodecError(e.to_string())))
+}
+
+/// Decodes a message that has to be one value and nothing else.
+pub(crate) fn decode<T: DeserializeOwned>(message: &[u8]) -> Result<T, RecvError> {
+    let failed = |what: String| RecvError::Decode(CodecError(what));
+    match postcard::take_from_bytes(message) {
+        Ok((value, [])) => Ok(value),
+        Ok((_, rest)) => Err(failed(format!("{} bytes are left over", rest.len()))),
+        Err(e) => Err(failed(e.to_string())),
     }
 }

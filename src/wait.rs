@@ -32,11 +32,11 @@ const ATTENTION: u32 = ASLEEP | ARMED | STRONG;
 ///
 /// Just over the 4 ms between two ticks of a kernel with HZ=250: a timer that is not the next to go off costs nothing to set, and one that
 /// is costs a wake-up some 3 µs.
-const SLICE: u64 = 4_500_000;
+pub(crate) const SLICE: u64 = 4_500_000;
 /// How long a waiter is parked at most before it looks by itself.
-const PARK: u64 = 1_000_000_000;
+pub(crate) const PARK: u64 = 1_000_000_000;
 /// How often a spinning waiter asks the kernel who is alive.
-const SPIN_CHECK: u64 = 1_000_000;
+pub(crate) const SPIN_CHECK: u64 = 1_000_000;
 /// How often a writer gives a moving reader time to free a good stretch.
 const PATIENCE: u32 = 32;
 

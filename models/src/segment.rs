@@ -40,7 +40,7 @@ unsafe impl Sync for Segment {}
 impl Segment {
     /// Cursors start at `start`.
     pub(crate) fn new(capacity: usize, directions: usize, start: u64) -> Segment {
-        let geometry = Geometry { capacity, directions, spin_micros: 0 };
+        let geometry = Geometry::spsc(capacity, directions, 0);
         let directions: Vec<Direction> = (0..directions).map(|_| Direction::new(capacity, start)).collect();
         REGIONS.with(|regions| {
             regions.borrow_mut().extend(directions.iter().map(|direction| Region {

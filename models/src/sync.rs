@@ -148,6 +148,10 @@ impl AtomicU64 {
             self.0.store(value, order);
         }
     }
+
+    pub(crate) fn compare_exchange(&self, old: u64, new: u64, set: Ordering, seen: Ordering) -> Result<u64, u64> {
+        if step() { self.0.compare_exchange(old, new, set, seen) } else { Ok(old) }
+    }
 }
 
 /// With the kernel's queue for those who sleep on it.

@@ -15,8 +15,7 @@
 //!
 //! Nothing here blocks or makes a system call.
 
-#[cfg(test)]
-mod mpmc;
+pub(crate) mod mpmc;
 pub(crate) mod spsc;
 #[cfg(test)]
 mod tests;

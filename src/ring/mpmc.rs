@@ -1,8 +1,5 @@
 //! The ring of many writers and many readers, in any processes, without a lock.
 //!
-//! Not in use yet: the ends for many senders and receivers, which will stand on it, are being built. Until then it is compiled for
-//! its own tests only.
-//!
 //! The ring is made of cells of [`CELL`] bytes. A message takes a run of them, which never crosses the end of the ring. Beside the
 //! cells lies one word for each; that of a record's first cell says all there is to know of the record:
 //!
@@ -15,7 +12,7 @@
 //!
 //! - *lap*: position of the record / cells of the ring + 1, so that a zeroed word is of no lap. It does not come round again in the
 //!   life of a machine.
-//! - *cells*: how many; [`TO_THE_END`] for padding up to the end of the ring.
+//! - *cells*: how many; [`TO_THE_END`] for padding up to the end of the ring, [`QUARTER`] for a long message.
 //! - *owner*: who writes or reads it; *slack*, while it is `READY`: by how much the message is shorter than its cells.
 //!
 //! | transition | by | step |
@@ -41,11 +38,17 @@
 //! In each lap a word is claimed, taken and given up once, and never holds the same value twice, so a compare-exchange that succeeds found what its
 //! caller had judged.
 //!
+//! # Long messages
+//!
+//! A message that is longer than a record can be takes exactly a quarter of the ring, and what does not fit into that, together with its length,
+//! lies in one of four *windows* outside of it. The window is that of the quarter in which the record starts: two such records are at
+//! least a quarter apart and at most three, so that they never share one. Nothing has to be allocated, and nothing is leaked when somebody is killed.
+//!
 //! # Orderings
 //!
-//! - M1 (release, `READY`) pairs with T1 (acquire, taking): the payload is visible to who takes it.
-//! - M1 pairs with T4 (acquire, walks) too: who sees a record that was cut short finds what its owner wrote behind it first, and does not claim
-//!   there.
+//! - M1 (release, `READY`) pairs with T1 (acquire, walks): the payload is visible to who takes it, by a compare-exchange that finds
+//!   the very word that the walk found; and who sees a record that was cut short finds what its owner wrote behind it first, and does not
+//!   claim there.
 //! - M2 (release, `DONE`) pairs with T2 (acquire, the walk over `DONE`), M3 (release, `free`) with T3 (acquire, `free`): a reader's copying is over
 //!   before a writer claims the cells anew.
 //!
@@ -53,6 +56,9 @@
 //!
 //! Every position is reduced to the ring on access, every record is checked against the end of the ring before its payload is touched, and every walk
 //! is bounded.
+
+#[cfg(test)]
+mod tests;
 
 use std::ptr::NonNull;
 
@@ -68,8 +74,10 @@ const LAPS: u64 = 1 << (64 - LAP_SHIFT);
 
 /// The number of cells of padding.
 const TO_THE_END: u64 = 0;
-/// The most cells of a record.
-const MAX_CELLS: u64 = FIELD;
+/// The number of cells of a long message, which has a quarter of the ring.
+const QUARTER: u64 = FIELD;
+/// The most cells of any other record.
+const MAX_CELLS: u64 = FIELD - 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
@@ -131,6 +139,11 @@ impl Word {
 /// Who writes or reads a record: below 1024.
 pub(crate) type Owner = u16;
 
+/// How many cells a message takes.
+fn cells_of(len: usize) -> u64 {
+    len.div_ceil(CELL).max(1) as u64
+}
+
 /// One side, or both, of a ring for many. Any number of threads may use one.
 pub(crate) struct Ring {
     control: NonNull<ManyControl>,
@@ -151,22 +164,38 @@ pub(crate) struct Held {
     word: Word,
 }
 
-/// What became of an attempt to claim room.
-pub(crate) enum Claimed {
-    Room(Held),
-    /// There is none. What holds up the rest is held by this owner, if by anybody.
-    Full(Option<Owner>),
+impl Held {
+    pub(crate) fn is_of(self, owner: Owner) -> bool {
+        self.word.field() == u64::from(owner)
+    }
 }
 
-/// What became of an attempt to take a message.
-pub(crate) enum Taken {
-    /// One of `len` bytes.
-    Message(Held, usize),
+/// Whether there is room for a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    Enough,
+    Lacking,
+    /// Not enough, and what comes first is held by somebody.
+    Held,
+}
+
+/// What there is to be taken.
+pub(crate) enum Front {
+    Message(Message),
     Empty,
-    /// The next message is being written by this owner.
-    Busy(Owner),
+    /// The next message is being written.
+    Busy,
     /// No word that a writer would have written.
     Corrupt,
+}
+
+/// A message that nobody had taken when it was looked at.
+#[derive(Clone, Copy)]
+pub(crate) struct Message {
+    position: u64,
+    word: Word,
+    /// In bytes; `None` for a long one, which says it itself.
+    pub(crate) len: Option<usize>,
 }
 
 /// Where a walk to the front or to the end came.
@@ -213,13 +242,58 @@ impl Ring {
     fn behind(&self, position: u64, word: Word) -> u64 {
         match word.cells() {
             TO_THE_END => position.wrapping_add(self.cells - self.index(position)),
+            QUARTER => position.wrapping_add(self.quarter()),
             cells => position.wrapping_add(cells),
         }
     }
 
-    /// The longest message.
+    fn quarter(&self) -> u64 {
+        self.cells / 4
+    }
+
+    /// The longest message that is not a long one.
     pub(crate) fn max_payload(&self) -> usize {
-        (self.cells / 4).min(MAX_CELLS) as usize * CELL
+        self.quarter().min(MAX_CELLS) as usize * CELL
+    }
+
+    /// Bytes of a long message's record.
+    pub(crate) fn long_payload(&self) -> usize {
+        self.quarter() as usize * CELL
+    }
+
+    /// Bytes of the ring.
+    pub(crate) fn capacity(&self) -> usize {
+        self.cells as usize * CELL
+    }
+
+    /// Bytes of the ring that are in use; a snapshot.
+    pub(crate) fn fill(&self) -> usize {
+        let Reached::Unclaimed(tail, _) = self.find_tail() else {
+            return self.capacity();
+        };
+        let head = match self.find_head() {
+            Reached::Unclaimed(at, _) | Reached::Record(at, _) => at,
+            Reached::Astray => return self.capacity(),
+        };
+        // One of the two may be out of date by now.
+        match tail.wrapping_sub(head) {
+            used if used <= self.cells => used as usize * CELL,
+            _ => 0,
+        }
+    }
+
+    /// How many messages can be taken; a snapshot.
+    pub(crate) fn messages(&self) -> usize {
+        let Reached::Record(mut at, mut word) = self.find_head() else {
+            return 0;
+        };
+        let (start, mut count) = (at, 0);
+        while word.compare(self.lap(at)) == Lap::Same && at.wrapping_sub(start) < self.cells {
+            count += usize::from(word.state() == State::Ready);
+            at = self.behind(at, word);
+            word = Word(self.word(at).load(Ordering::Acquire)); // T1
+        }
+        count
     }
 
     /// Cells that are in use at `position`, or `None` if a hint was out of date.
@@ -232,7 +306,7 @@ impl Ring {
     fn find_tail(&self) -> Reached {
         let mut at = self.control().tail.0.tail.load(Ordering::Relaxed);
         for _ in 0..4 * self.cells {
-            let word = Word(self.word(at).load(Ordering::Acquire)); // T4
+            let word = Word(self.word(at).load(Ordering::Acquire)); // T1
             at = match word.compare(self.lap(at)) {
                 Lap::Older => return Reached::Unclaimed(at, word),
                 Lap::Same => self.behind(at, word),
@@ -246,7 +320,7 @@ impl Ring {
     fn find_head(&self) -> Reached {
         let mut at = self.control().head.0.load(Ordering::Relaxed);
         for _ in 0..4 * self.cells {
-            let word = Word(self.word(at).load(Ordering::Acquire)); // T4
+            let word = Word(self.word(at).load(Ordering::Acquire)); // T1
             at = match (word.compare(self.lap(at)), word.state()) {
                 (Lap::Older, _) => return Reached::Unclaimed(at, word),
                 (Lap::Newer, _) => self.control().tail.0.free.load(Ordering::Acquire),
@@ -257,10 +331,42 @@ impl Ring {
         Reached::Astray
     }
 
-    /// Claims room for a message of `len` (at most [`max_payload`](Self::max_payload)) bytes.
-    pub(crate) fn claim(&self, len: usize, owner: Owner) -> Claimed {
-        debug_assert!(len <= self.max_payload());
-        let cells = len.div_ceil(CELL).max(1) as u64;
+    /// Whether much has been taken of what was there when writers last looked.
+    pub(crate) fn is_drained(&self) -> bool {
+        let control = self.control();
+        let taken = control.head.0.load(Ordering::Relaxed).wrapping_sub(control.tail.0.free.load(Ordering::Relaxed));
+        taken >= self.quarter()
+    }
+
+    /// Whether a claim for `len` bytes would get on.
+    pub(crate) fn room(&self, len: usize) -> Room {
+        let Reached::Unclaimed(at, _) = self.find_tail() else { return Room::Lacking };
+        let (cells, _) = self.size(len);
+        let need = cells.min(self.cells - self.index(at));
+        let fits = || self.used(at).is_some_and(|used| used + need <= self.cells);
+        if fits() {
+            return Room::Enough;
+        }
+        self.advance_free();
+        match (fits(), self.held_at(self.control().tail.0.free.load(Ordering::Acquire))) {
+            (true, _) => Room::Enough,
+            (false, Some(_)) => Room::Held,
+            (false, None) => Room::Lacking,
+        }
+    }
+
+    /// How many cells a message takes, and as what its word notes them.
+    fn size(&self, len: usize) -> (u64, u64) {
+        match len > self.max_payload() {
+            true => (self.quarter(), QUARTER),
+            false => (cells_of(len), cells_of(len)),
+        }
+    }
+
+    /// Claims room for a message of `len` bytes, or the record of a long one if it is longer than [`max_payload`](Self::max_payload). `None`
+    /// where there is no room.
+    pub(crate) fn claim(&self, len: usize, owner: Owner) -> Option<Held> {
+        let (cells, code) = self.size(len);
         for _ in 0..4 * self.cells {
             let Reached::Unclaimed(at, old) = self.find_tail() else { break };
             let rest = self.cells - self.index(at);
@@ -270,14 +376,14 @@ impl Ring {
                 self.advance_free();
                 match self.used(at) {
                     Some(used) if fits(used) => {}
-                    Some(_) => return Claimed::Full(self.holder()),
+                    Some(_) => return None,
                     None => continue,
                 }
             }
             let pads = cells > rest;
             let word = match pads {
                 true => Word::new(lap, TO_THE_END, 0, State::Done),
-                false => Word::new(lap, cells, owner.into(), State::Writing),
+                false => Word::new(lap, code, owner.into(), State::Writing),
             };
             // What it claims was read and given up before `free` passed it (T3).
             let (won, lost) = (Ordering::Relaxed, Ordering::Relaxed);
@@ -286,10 +392,10 @@ impl Ring {
             }
             self.control().tail.0.tail.store(self.behind(at, word), Ordering::Relaxed);
             if !pads {
-                return Claimed::Room(Held { position: at, word });
+                return Some(Held { position: at, word });
             }
         }
-        Claimed::Full(None)
+        None
     }
 
     /// Moves `free` over what is done.
@@ -310,12 +416,6 @@ impl Ring {
         }
     }
 
-    /// Who holds the record that holds up `free`.
-    fn holder(&self) -> Option<Owner> {
-        let (_, owner) = self.held_at(self.control().tail.0.free.load(Ordering::Acquire))?;
-        Some(owner)
-    }
-
     /// The word at a boundary, and whom it names, if somebody is writing or reading there.
     fn held_at(&self, at: u64) -> Option<(Word, Owner)> {
         let word = Word(self.word(at).load(Ordering::Acquire));
@@ -325,15 +425,27 @@ impl Ring {
 
     /// Where the payload of a held record lies, all of it in the ring.
     pub(crate) fn payload(&self, held: Held) -> NonNull<u8> {
-        // SAFETY: within the ring: a claim was made so that it fits, and what was taken was checked.
-        unsafe { self.base.add(self.index(held.position) as usize * CELL) }
+        self.payload_at(held.position)
     }
 
-    /// Publishes a claimed record, of `len` bytes, at most what was claimed.
+    fn payload_at(&self, position: u64) -> NonNull<u8> {
+        // SAFETY: within the ring: a claim was made so that it fits, and what was taken was checked.
+        unsafe { self.base.add(self.index(position) as usize * CELL) }
+    }
+
+    /// The window of a long message, if this is one.
+    pub(crate) fn window(&self, held: Held) -> Option<usize> {
+        (held.word.cells() == QUARTER).then(|| (self.index(held.position) / self.quarter()) as usize)
+    }
+
+    /// Publishes a claimed record. Of a long message, whatever `len` says; otherwise of `len` bytes, at most what was claimed.
     pub(crate) fn publish(&self, held: Held, len: usize) {
-        let (claimed, cells) = (held.word.cells(), len.div_ceil(CELL).max(1) as u64);
+        let (claimed, cells, lap) = (held.word.cells(), cells_of(len), self.lap(held.position));
+        if claimed == QUARTER {
+            self.word(held.position).store(held.word.with(0, State::Ready).0, Ordering::Release); // M1
+            return;
+        }
         debug_assert!(cells <= claimed);
-        let lap = self.lap(held.position);
         if cells < claimed {
             // First a record of the rest, then one that ends there: whichever size is seen, the walk goes on.
             let rest = Word::new(lap, claimed - cells, 0, State::Done);
@@ -343,29 +455,45 @@ impl Ring {
         self.word(held.position).store(ready.0, Ordering::Release); // M1
     }
 
-    /// Takes the next message.
-    pub(crate) fn take(&self, owner: Owner) -> Taken {
-        for _ in 0..4 * self.cells {
-            let (at, word) = match self.find_head() {
-                Reached::Unclaimed(..) => return Taken::Empty,
-                Reached::Astray => return Taken::Corrupt,
-                Reached::Record(at, word) => (at, word),
-            };
-            if word.state() == State::Writing {
-                return Taken::Busy(word.field() as Owner);
-            }
-            let (cells, slack) = (word.cells(), word.field() as usize);
-            if cells == TO_THE_END || self.index(at) + cells > self.cells || slack > CELL {
-                return Taken::Corrupt;
-            }
-            let reading = word.with(owner.into(), State::Reading);
-            let (won, lost) = (Ordering::Acquire, Ordering::Relaxed); // T1
-            if self.word(at).compare_exchange(word.0, reading.0, won, lost).is_ok() {
-                self.control().head.0.store(self.behind(at, word), Ordering::Relaxed);
-                return Taken::Message(Held { position: at, word: reading }, cells as usize * CELL - slack);
-            }
+    /// What comes next.
+    pub(crate) fn look(&self) -> Front {
+        let (position, word) = match self.find_head() {
+            Reached::Unclaimed(..) => return Front::Empty,
+            Reached::Astray => return Front::Corrupt,
+            Reached::Record(at, word) => (at, word),
+        };
+        if word.state() == State::Writing {
+            return Front::Busy;
         }
-        Taken::Empty
+        let (cells, slack, rest) = (word.cells(), word.field() as usize, self.cells - self.index(position));
+        match cells {
+            QUARTER if self.quarter() <= rest => Front::Message(Message { position, word, len: None }),
+            QUARTER | TO_THE_END => Front::Corrupt,
+            _ if cells > rest || slack > CELL => Front::Corrupt,
+            _ => Front::Message(Message { position, word, len: Some(cells as usize * CELL - slack) }),
+        }
+    }
+
+    /// Whether nobody has taken a message since it was looked at.
+    pub(crate) fn is_there(&self, message: Message) -> bool {
+        self.word(message.position).load(Ordering::Relaxed) == message.word.0
+    }
+
+    /// Takes a message, unless somebody else has taken it since it was looked at.
+    pub(crate) fn take(&self, message: Message, owner: Owner) -> Option<Held> {
+        let Message { position, word, .. } = message;
+        let reading = word.with(owner.into(), State::Reading);
+        // What it says was acquired when it was looked at (T1).
+        let (won, lost) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.word(position).compare_exchange(word.0, reading.0, won, lost).ok()?;
+        self.control().head.0.store(self.behind(position, word), Ordering::Relaxed);
+        Some(Held { position, word: reading })
+    }
+
+    /// The first eight bytes of a long message's record, which somebody else may have taken by now: taking it tells.
+    pub(crate) fn peek(&self, message: Message) -> u64 {
+        // SAFETY: the first word of a cell, aligned as cells are. Others write to it at most at the same time, and then taking fails.
+        unsafe { self.payload_at(message.position).cast::<AtomicU64>().as_ref() }.load(Ordering::Relaxed)
     }
 
     /// Gives up a record: one that was taken and has been read, or one that was claimed and is not to be sent.
@@ -373,9 +501,9 @@ impl Ring {
         self.word(held.position).store(held.word.with(0, State::Done).0, Ordering::Release); // M2
     }
 
-    /// Takes over from a dead owner what the writers or the readers are stuck on, and gives it up. `is_dead` is asked of owners only after the
-    /// word that names them was read. True if there is something new to be found.
-    pub(crate) fn repair(&self, me: Owner, is_dead: impl Fn(Owner) -> bool) -> bool {
+    /// Takes over from a dead owner what the writers or the readers are stuck on, and gives it up after `discard`. `is_dead` is asked of
+    /// owners only after the word that names them was read. True if there is something new to be found.
+    pub(crate) fn repair(&self, me: Owner, is_dead: impl Fn(Owner) -> bool, discard: impl Fn(Held)) -> bool {
         let mut repaired = false;
         let stuck = [
             Some(self.control().tail.0.free.load(Ordering::Acquire)),
@@ -385,277 +513,46 @@ impl Ring {
             },
         ];
         for at in stuck.into_iter().flatten() {
-            let Some((word, _)) = self.held_at(at).filter(|&(_, owner)| is_dead(owner)) else { continue };
-            let mine = word.with(me.into(), State::Reading);
-            let (won, lost) = (Ordering::Acquire, Ordering::Relaxed);
-            if self.word(at).compare_exchange(word.0, mine.0, won, lost).is_ok() {
-                self.give_up(Held { position: at, word: mine });
-                repaired = true;
+            if let Some((word, _)) = self.held_at(at).filter(|&(_, owner)| is_dead(owner)) {
+                repaired |= self.take_over(at, word, me, &discard);
             }
         }
         repaired
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use std::collections::VecDeque;
-    use std::sync::Mutex;
-    use std::sync::atomic::AtomicBool;
-
-    use super::*;
-    use crate::copy::{copy, copy_in};
-    use crate::layout::{Line, TailWords};
-    use crate::sync::spin_loop;
-
-    /// A ring on plain memory.
-    struct Memory {
-        ring: Ring,
-    }
-
-    fn zeros(len: usize) -> *mut [AtomicU64] {
-        Box::into_raw((0..len).map(|_| AtomicU64::new(0)).collect())
-    }
-
-    impl Memory {
-        fn new(cells: usize, start: u64) -> Memory {
-            let cursor = || AtomicU64::new(start);
-            let tail = Line(TailWords { tail: cursor(), free: cursor() });
-            let control = NonNull::from(Box::leak(Box::new(ManyControl { tail, head: Line(cursor()) })));
-            let first = |words: *mut [AtomicU64]| NonNull::new(words.cast()).unwrap();
-            let (words, base) = (first(zeros(cells)), first(zeros(cells * CELL / 8)).cast());
-            // SAFETY: all of it lives as long as the ring, and is as large as it says.
-            Memory { ring: unsafe { Ring::new(control, words, base, cells * CELL) } }
-        }
-
-        fn control(&self) -> &ManyControl {
-            self.ring.control()
-        }
-    }
-
-    impl Drop for Memory {
-        fn drop(&mut self) {
-            let cells = self.ring.cells as usize;
-            let free = |first: NonNull<AtomicU64>, len: usize| {
-                // SAFETY: leaked by `new`, as so many words.
-                drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(first.as_ptr(), len)) });
-            };
-            free(self.ring.words, cells);
-            free(self.ring.base.cast(), cells * CELL / 8);
-            // SAFETY: leaked by `new`.
-            drop(unsafe { Box::from_raw(self.ring.control.as_ptr()) });
-        }
-    }
-
-    fn write(ring: &Ring, held: Held, message: &[u8]) {
-        // SAFETY: claimed for as many bytes.
-        unsafe { copy_in(message, ring.payload(held)) };
-    }
-
-    fn send(ring: &Ring, message: &[u8], reserved: usize, owner: Owner) -> bool {
-        let Claimed::Room(held) = ring.claim(reserved, owner) else {
+    fn take_over(&self, at: u64, word: Word, me: Owner, discard: impl Fn(Held)) -> bool {
+        let mine = word.with(me.into(), State::Reading);
+        let (won, lost) = (Ordering::Acquire, Ordering::Relaxed);
+        if self.word(at).compare_exchange(word.0, mine.0, won, lost).is_err() {
             return false;
-        };
-        write(ring, held, message);
-        ring.publish(held, message.len());
+        }
+        let held = Held { position: at, word: mine };
+        discard(held);
+        self.give_up(held);
         true
     }
 
-    fn recv(ring: &Ring, owner: Owner) -> Option<Vec<u8>> {
-        let Taken::Message(held, len) = ring.take(owner) else {
-            return None;
-        };
-        let mut message = vec![0; len];
-        // SAFETY: the message has as many bytes.
-        unsafe { copy(ring.payload(held).as_ptr(), message.as_mut_ptr(), len) };
-        ring.give_up(held);
-        Some(message)
-    }
-
-    #[test]
-    fn messages_of_every_length_come_out_as_they_went_in() {
-        for start in [0, 5, (1 << 32) - 3, (1 << 40) - 3] {
-            let memory = Memory::new(16, start);
-            let (ring, mut expected) = (&memory.ring, VecDeque::new());
-            let mut refused = 0;
-            for n in 0..if cfg!(miri) { 120 } else { 600_usize } {
-                let len = n * 37 % (ring.max_payload() + 1);
-                let reserved = if n % 3 == 0 { ring.max_payload() } else { len };
-                let message: Vec<u8> = (0..len).map(|i| (n + i) as u8).collect();
-                match send(ring, &message, reserved, 1) {
-                    true => expected.push_back(message),
-                    false => refused += 1,
-                }
-                if n % 4 != 3 {
-                    assert_eq!(recv(ring, 2), expected.pop_front());
-                }
+    /// Gives up all that `me` holds, after `discard`: for who has just become `me` in the place of somebody dead, and for who leaves. True if that
+    /// was anything.
+    pub(crate) fn clear(&self, me: Owner, discard: impl Fn(Held)) -> bool {
+        let mut cleared = false;
+        let mut at = self.control().tail.0.free.load(Ordering::Acquire);
+        for _ in 0..self.cells {
+            let word = Word(self.word(at).load(Ordering::Acquire));
+            if word.compare(self.lap(at)) != Lap::Same {
+                break;
             }
-            assert!(refused > 0, "never full");
-            while let Some(message) = expected.pop_front() {
-                assert_eq!(recv(ring, 2), Some(message));
+            if matches!(word.state(), State::Writing | State::Reading) && word.field() == u64::from(me) {
+                cleared |= self.take_over(at, word, me, &discard);
             }
-            assert!(matches!(ring.take(2), Taken::Empty));
+            at = self.behind(at, word);
         }
+        cleared
     }
 
-    #[test]
-    fn every_cell_can_be_used_and_none_twice() {
-        let memory = Memory::new(8, 0);
-        let ring = &memory.ring;
-        for lap in 0..3 {
-            for n in 0..8 {
-                assert!(send(ring, &[lap, n], 64, 1));
-            }
-            assert!(matches!(ring.claim(1, 1), Claimed::Full(None)));
-            for n in 0..8 {
-                assert_eq!(recv(ring, 2), Some(vec![lap, n]));
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_being_read_keeps_its_room_and_nothing_else() {
-        let memory = Memory::new(8, 0);
-        let ring = &memory.ring;
-        (0..8).for_each(|n| assert!(send(ring, &[n], 1, 1)));
-        let Taken::Message(first, _) = ring.take(7) else { panic!("a message") };
-        (1..8).for_each(|n| assert_eq!(recv(ring, 2), Some(vec![n])));
-        assert!(matches!(ring.claim(1, 1), Claimed::Full(Some(7))));
-        ring.give_up(first);
-        assert!(matches!(ring.claim(1, 1), Claimed::Room(_)));
-    }
-
-    #[test]
-    fn what_is_being_written_holds_up_what_is_behind_it_until_its_owner_is_dead() {
-        let memory = Memory::new(8, 0);
-        let ring = &memory.ring;
-        let Claimed::Room(first) = ring.claim(100, 3) else { panic!("room") };
-        assert!(send(ring, b"behind", 6, 1));
-        assert!(matches!(ring.take(2), Taken::Busy(3)));
-        assert!(!ring.repair(2, |owner| owner != 3) && matches!(ring.take(2), Taken::Busy(3)));
-        assert!(ring.repair(2, |owner| owner == 3));
-        assert_eq!(recv(ring, 2), Some(b"behind".to_vec()));
-        assert!(!ring.repair(2, |_| true), "what is done is not repaired");
-        let _ = first;
-    }
-
-    #[test]
-    fn what_a_dead_reader_had_taken_gives_its_room_back() {
-        let memory = Memory::new(8, 0);
-        let ring = &memory.ring;
-        (0..8).for_each(|n| assert!(send(ring, &[n], 1, 1)));
-        let Taken::Message(..) = ring.take(7) else { panic!("a message") };
-        assert!(matches!(ring.claim(1, 1), Claimed::Full(Some(7))));
-        assert!(ring.repair(1, |owner| owner == 7));
-        assert!(send(ring, &[8], 1, 1));
-        (1..9).for_each(|n| assert_eq!(recv(ring, 2), Some(vec![n])));
-    }
-
-    #[test]
-    fn a_message_that_is_given_up_never_arrives() {
-        let memory = Memory::new(8, 0);
-        let Claimed::Room(held) = memory.ring.claim(128, 3) else { panic!("room") };
-        assert!(send(&memory.ring, b"next", 4, 1));
-        memory.ring.give_up(held);
-        assert_eq!(recv(&memory.ring, 2), Some(b"next".to_vec()));
-    }
-
-    #[test]
-    fn hints_may_be_any_boundary_that_ever_was() {
-        let memory = Memory::new(16, 0);
-        let (ring, control) = (&memory.ring, memory.control());
-        let mut boundaries = vec![0];
-        for n in 0..200_u8 {
-            let len = usize::from(n) * 29 % ring.max_payload();
-            let message = vec![n; len];
-            // Stored late, by somebody who was held up for long.
-            let old = |boundaries: &[u64], k: usize| boundaries[boundaries.len() * k / 7 % boundaries.len()];
-            control.tail.0.tail.store(old(&boundaries, n.into()), Ordering::Relaxed);
-            control.head.0.store(old(&boundaries, usize::from(n) / 3), Ordering::Relaxed);
-            assert!(send(ring, &message, len, 1));
-            boundaries.push(control.tail.0.tail.load(Ordering::Relaxed));
-            control.head.0.store(old(&boundaries, usize::from(n) / 2), Ordering::Relaxed);
-            assert_eq!(recv(ring, 2), Some(message));
-            assert!(matches!(ring.take(2), Taken::Empty));
-        }
-    }
-
-    #[test]
-    fn words_that_nobody_would_write_end_in_an_answer() {
-        let memory = Memory::new(8, 0);
-        let ring = &memory.ring;
-        for n in 0..if cfg!(miri) { 100 } else { 20_000 } {
-            let noise = |k: u64| (n * 8 + k).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(17);
-            for k in 0..8 {
-                // Laps near those of the cursors, or the words count for nothing.
-                let word = noise(k) & ((1 << LAP_SHIFT) - 1) | (noise(k) >> 60 & 3) << LAP_SHIFT;
-                ring.word(k).store(word, Ordering::Relaxed);
-            }
-            let control = memory.control();
-            let cursors = [&control.tail.0.tail, &control.tail.0.free, &control.head.0];
-            for (word, k) in cursors.into_iter().zip(10..) {
-                word.store(if n % 5 == 0 { noise(k) } else { noise(k) % 24 }, Ordering::Relaxed);
-            }
-            if let Claimed::Room(held) = ring.claim(100, 1) {
-                write(ring, held, &[1; 100]);
-                ring.give_up(held);
-            }
-            if let Taken::Message(held, len) = ring.take(2) {
-                assert!(ring.index(held.position) as usize * CELL + len <= 8 * CELL);
-            }
-            ring.repair(3, |_| true);
-        }
-    }
-
-    /// Each message arrives once, whole, and those of one sender in order at whoever gets them.
-    #[test]
-    fn two_threads_each_send_and_receive() {
-        const EACH: u64 = if cfg!(miri) { 60 } else { 100_000 };
-        let memory = Memory::new(16, 0);
-        let (ring, over) = (&memory.ring, AtomicBool::new(false));
-        let arrived = Mutex::new(Vec::new());
-        std::thread::scope(|s| {
-            let receiver = |me: Owner| {
-                let mut mine: Vec<[u64; 2]> = Vec::new();
-                loop {
-                    let last = over.load(Ordering::Acquire);
-                    match recv(ring, me) {
-                        Some(message) => {
-                            let word = |i: usize| u64::from_le_bytes(message[8 * i..8 * i + 8].try_into().unwrap());
-                            let (from, n) = (word(0), word(1));
-                            assert!(message.len() as u64 == 16 + n % 5 * 32);
-                            assert!(message[16..].iter().all(|&byte| byte == n as u8));
-                            let before = mine.iter().rfind(|other| other[0] == from);
-                            assert!(before.is_none_or(|other| other[1] < n));
-                            mine.push([from, n]);
-                        }
-                        None if last => break,
-                        None => std::thread::yield_now(),
-                    }
-                }
-                arrived.lock().unwrap().extend(mine);
-            };
-            let sender = |from: u64| {
-                for n in 0..EACH {
-                    let mut message = [from.to_le_bytes(), n.to_le_bytes()].concat();
-                    message.resize(16 + (n % 5 * 32) as usize, n as u8);
-                    while !send(ring, &message, message.len() + (n % 2) as usize * 64, from as Owner) {
-                        spin_loop();
-                        std::thread::yield_now();
-                    }
-                }
-            };
-            let senders = [0, 1].map(|from| s.spawn(move || sender(from)));
-            for me in [2, 3] {
-                s.spawn(move || receiver(me));
-            }
-            for sender in senders {
-                sender.join().unwrap();
-            }
-            over.store(true, Ordering::Release);
-        });
-        let mut arrived = arrived.into_inner().unwrap();
-        arrived.sort_unstable();
-        assert!(arrived.iter().copied().eq([0, 1].into_iter().flat_map(|from| (0..EACH).map(move |n| [from, n]))));
+    /// Who has claimed or taken a record gives it up or publishes it later: whether it is still theirs, for one who was away in between (in another
+    /// process, as a forked child has copies of what its parent held).
+    pub(crate) fn still_holds(&self, held: Held) -> bool {
+        self.word(held.position).load(Ordering::Relaxed) == held.word.0
     }
 }

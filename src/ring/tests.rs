@@ -16,7 +16,7 @@ struct Pair {
 }
 
 fn pair(start: u64) -> Pair {
-    let geometry = Geometry { capacity: MIN_CAPACITY, directions: 1, spin_micros: 0 };
+    let geometry = Geometry::spsc(MIN_CAPACITY, 1, 0);
     let segment = Arc::new(Segment::heap(geometry));
     let control = segment.control(0);
     // SAFETY: the segment outlives both sides: it is the last field to be dropped.

@@ -338,8 +338,11 @@ pub(crate) fn await_call(pid: libc::pid_t, calls: &[Call]) {
 
 // --- words that parent and child share --------------------------------------------------------------
 
-/// A page of 64-bit words, all zero at first, shared with children forked later.
-pub(crate) struct Shared(NonNull<AtomicU64>);
+/// A page (or more) of 64-bit words, all zero at first, shared with children forked later.
+pub(crate) struct Shared {
+    words: NonNull<AtomicU64>,
+    count: usize,
+}
 
 // SAFETY: nothing but atomics behind the pointer.
 unsafe impl Send for Shared {}
@@ -347,22 +350,25 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    const BYTES: usize = 4096;
-
     #[allow(clippy::new_without_default, reason = "a default would hide the system call")]
     pub(crate) fn new() -> Shared {
+        Shared::with_words(512)
+    }
+
+    /// So many words, which take memory once they are used.
+    pub(crate) fn with_words(count: usize) -> Shared {
         let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
-        let page = unsafe { libc::mmap(std::ptr::null_mut(), Shared::BYTES, access, kind, -1, 0) };
+        let page = unsafe { libc::mmap(std::ptr::null_mut(), 8 * count, access, kind | libc::MAP_NORESERVE, -1, 0) };
         assert!(page != libc::MAP_FAILED, "mmap: {}", io::Error::last_os_error());
-        Shared(NonNull::new(page.cast()).expect("a mapping is not at 0"))
+        Shared { words: NonNull::new(page.cast()).expect("a mapping is not at 0"), count }
     }
 
     /// The word at `index`.
     pub(crate) fn word(&self, index: usize) -> &AtomicU64 {
-        assert!(index < Shared::BYTES / size_of::<AtomicU64>());
+        assert!(index < self.count);
         // SAFETY: in bounds, aligned, and mapped as long as `self` lives.
-        unsafe { self.0.add(index).as_ref() }
+        unsafe { self.words.add(index).as_ref() }
     }
 
     pub(crate) fn get(&self, index: usize) -> u64 {
@@ -384,7 +390,7 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         // SAFETY: mapped with this length, and no reference outlives `self`.
-        unsafe { libc::munmap(self.0.as_ptr().cast(), Shared::BYTES) };
+        unsafe { libc::munmap(self.words.as_ptr().cast(), 8 * self.count) };
     }
 }
 

@@ -1,0 +1,405 @@
+//! Waiting, and waking, where each side of a pipe is a crowd: any number of threads in any number of processes.
+//!
+//! The sockets, the bell and the hints about departures are those of a single waiter (`bell.rs`); all members of a side hold copies of one
+//! socket. What differs is how they sleep. A seat has, beside the bell's word,
+//!
+//! - `sleepers`, the futex word that members sleep on: a sequence number, and [`ASLEEP`] if somebody may be asleep;
+//! - `leader`, the number of the member, plus one, of which a thread watches the bell for the others.
+//!
+//! # One wake-up for one message
+//!
+//! | who | does |
+//! | --- | --- |
+//! | a waiter | changes `sleepers` to the next number with `ASLEEP`; looks at the ring; sleeps while the word is the one it stored |
+//! | a waker | publishes; if it finds `ASLEEP`, adds one to the number, wakes one; if nobody was there to be woken, takes `ASLEEP` away, provided that the word is the one it left |
+//!
+//! A waiter between its change and its sleep does not fall asleep once a waker has passed (the number has moved on), and the bit stays
+//! for as long as anybody sleeps: to take it away needs a word that nobody has changed since, so whoever had stored it before is awake. A waiter
+//! that only set the bit, without changing a word that had it already, would be overlooked.
+//!
+//! Whether the waker finds `ASLEEP` is Dekker's question, as for a single waiter; see `bell.rs`. Sleeps of one slice do without the heavy barrier (W2
+//! in `wait.rs`), longer ones do not.
+//!
+//! # The stages
+//!
+//! 1. *Spin*, as a single waiter does.
+//! 2. *Sleep* for one slice.
+//! 3. *Lead*, if nobody does, or a member that is dead: park in `ppoll` on the bell. A message then wakes two: the leader, by the bell, and one
+//!    of those asleep, so that it is found even if one of them is killed before it gets there. A leader who leaves wakes one to take its place.
+//! 4. Or else *follow*: sleep for long.
+//!
+//! # What is held
+//!
+//! What comes next may be in the hands of a member that was killed: a message half written, or room that a reader has not given back. Who waits
+//! for that sleeps in slices, and asks at each whether that member is dead, in which case it repairs the ring.
+//!
+//! # Room
+//!
+//! Where readers drain a full ring, to wake a writer for each message would cost each of them a system call. They wake all once a quarter of the ring is
+//! free, and before that one every [`ROOM_GAP`]. A leader is rung for at once, and it wakes the next.
+
+use std::ptr::NonNull;
+use std::sync::Mutex;
+
+use crate::bell::{ARMED, Bell, STRONG, Seats};
+use crate::deadline::Deadline;
+use crate::layout::Seat;
+use crate::ring::mpmc::Owner;
+use crate::spin::Spin;
+use crate::sync::{AtomicU32, BorrowedFd, LINGER, Ordering, OwnedFd, compiler_fence, fence, spin_loop};
+use crate::sys;
+use crate::wait::{PARK, SLICE, SPIN_CHECK, Wake};
+
+const ASLEEP: u32 = 1;
+const SEQUENCE: u32 = 2;
+
+/// Nanoseconds between two wake-ups for little room.
+const ROOM_GAP: u64 = 100_000;
+
+/// What a waiter sees when it looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// What it waits for.
+    Ready,
+    Nothing,
+    /// Somebody holds what it waits for.
+    Held,
+}
+
+/// What is waited for.
+pub(crate) trait Sought {
+    fn look(&self) -> Sight;
+    /// Repairs the ring if whoever holds what is waited for is dead. True if there is something new to be seen.
+    fn help(&self) -> bool;
+    /// Whether that member is dead.
+    fn is_dead(&self, member: Owner) -> bool;
+}
+
+/// One side's means to wait for, wake, and lose the other.
+pub(crate) struct Crowd {
+    mine: NonNull<Seat>,
+    theirs: NonNull<Seat>,
+    spin: Mutex<Spin>,
+    /// The bell tells the outside only that the other side is gone: that of senders.
+    hears_death_only: bool,
+    // Fields drop in order: the socket is closed before the other side is told to look at it.
+    bell: Bell,
+    _farewell: Farewell,
+}
+
+// SAFETY: the seats are atomics in shared memory; nothing is tied to a thread.
+unsafe impl Send for Crowd {}
+// SAFETY: as above, and what else there is may be shared.
+unsafe impl Sync for Crowd {}
+
+struct Farewell {
+    seats: Seats,
+    theirs: NonNull<Seat>,
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        self.seats.depart();
+        // SAFETY: valid by the contract of `Crowd::new`.
+        wake_all(unsafe { &self.theirs.as_ref().sleepers });
+    }
+}
+
+fn wake_one(sleepers: &AtomicU32) {
+    let word = sleepers.fetch_add(SEQUENCE, Ordering::SeqCst).wrapping_add(SEQUENCE);
+    if !sys::futex_wake_one(sleepers) {
+        stand_down(sleepers, word);
+    }
+}
+
+fn wake_all(sleepers: &AtomicU32) {
+    if sleepers.load(Ordering::SeqCst) & ASLEEP == 0 {
+        return;
+    }
+    let word = sleepers.fetch_add(SEQUENCE, Ordering::SeqCst).wrapping_add(SEQUENCE);
+    sys::futex_wake_all(sleepers);
+    stand_down(sleepers, word);
+}
+
+/// Nobody is asleep, unless the word has changed.
+fn stand_down(sleepers: &AtomicU32, word: u32) {
+    let _ = sleepers.compare_exchange(word, word & !ASLEEP, Ordering::SeqCst, Ordering::Relaxed);
+}
+
+/// After `number` changed hands: its last holder may have died leading.
+pub(crate) fn succeed(seat: &Seat, number: Owner) {
+    let leading = u32::from(number) + 1;
+    let _ = seat.leader.compare_exchange(leading, 0, Ordering::SeqCst, Ordering::Relaxed);
+}
+
+impl Crowd {
+    /// # Safety
+    ///
+    /// Both seats must be valid until the value has been dropped.
+    pub(crate) unsafe fn new(
+        mine: NonNull<Seat>,
+        theirs: NonNull<Seat>,
+        bell: OwnedFd,
+        hears_death_only: bool,
+        spin_micros: u32,
+    ) -> Crowd {
+        // SAFETY: by this function's contract.
+        let bell = unsafe {
+            let [mine, theirs] = [mine, theirs].map(|seat| NonNull::from(&seat.as_ref().bell));
+            Bell::new(mine, theirs, bell)
+        };
+        let (spin, _farewell) = (Mutex::new(Spin::new(spin_micros)), Farewell { seats: bell.seats, theirs });
+        Crowd { mine, theirs, spin, hears_death_only, bell, _farewell }
+    }
+
+    #[inline(always)]
+    fn mine(&self) -> &Seat {
+        // SAFETY: valid by the contract of `new`.
+        unsafe { self.mine.as_ref() }
+    }
+
+    #[inline(always)]
+    fn theirs(&self) -> &Seat {
+        // SAFETY: valid by the contract of `new`.
+        unsafe { self.theirs.as_ref() }
+    }
+
+    pub(crate) fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    // --- waking -------------------------------------------------------------------------------
+
+    /// Whether anybody on the other side waits, or we cannot know without a fence.
+    #[inline(always)]
+    fn attention(&self) -> bool {
+        compiler_fence(Ordering::SeqCst); // N1
+        let seat = self.theirs();
+        seat.bell.load(Ordering::Relaxed) & (ARMED | STRONG) != 0 || seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0
+    }
+
+    /// To be called after every message: wakes one receiver, and who watches the bell.
+    #[inline(always)]
+    pub(crate) fn notify(&self) {
+        if self.attention() {
+            self.notify_slow();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn notify_slow(&self) {
+        fence(Ordering::SeqCst); // N2
+        let sleepers = &self.theirs().sleepers;
+        if sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {
+            wake_one(sleepers);
+        }
+        self.bell.ring();
+    }
+
+    /// To be called whenever room has been given back: wakes senders. `much` says whether it has become a lot.
+    #[inline(always)]
+    pub(crate) fn notify_room(&self, much: impl FnOnce() -> bool) {
+        if self.attention() {
+            self.notify_room_slow(much());
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn notify_room_slow(&self, much: bool) {
+        fence(Ordering::SeqCst); // N2
+        let seat = self.theirs();
+        if seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {
+            let (now, before) = (sys::now(), seat.woken_at.load(Ordering::Relaxed));
+            if much {
+                wake_all(&seat.sleepers);
+            } else if now.wrapping_sub(before) > ROOM_GAP {
+                seat.woken_at.store(now, Ordering::Relaxed);
+                wake_one(&seat.sleepers);
+            }
+        }
+        self.bell.ring();
+    }
+
+    /// Wakes one of our own side, for what we do not take ourselves.
+    pub(crate) fn pass_on(&self) {
+        let sleepers = &self.mine().sleepers;
+        if sleepers.load(Ordering::SeqCst) & ASLEEP != 0 {
+            wake_one(sleepers);
+        }
+    }
+
+    // --- waiting --------------------------------------------------------------------------------
+
+    /// Waits, as member `me`, until what is sought is there, until the other side is gone, or until `deadline`.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn wait(&self, deadline: Deadline, me: Owner, sought: &impl Sought) -> Wake {
+        let wake = self.wait_in_stages(deadline, me, sought);
+        if wake == Wake::TimedOut {
+            self.settle(sought);
+        }
+        wake
+    }
+
+    fn wait_in_stages(&self, deadline: Deadline, me: Owner, sought: &impl Sought) -> Wake {
+        if deadline.is_immediate() || self.bell.found_gone() {
+            if let Some(wake) = self.news(deadline, sought) {
+                return wake;
+            }
+        }
+        if let Some(wake) = self.spin_wait(deadline, sought) {
+            return wake;
+        }
+        let start = sys::now();
+        let end = start + SLICE;
+        loop {
+            self.sleep(deadline.min(end), false, sought);
+            let (now, news) = (sys::now(), self.news(deadline, sought));
+            if news.is_some() || now >= end {
+                self.spin(|spin| spin.slept(now - start));
+            }
+            match news {
+                Some(wake) => return wake,
+                None if now >= end => break,
+                None => {}
+            }
+        }
+        loop {
+            if self.take_the_lead(me, sought) {
+                let wake = self.park(deadline, sought);
+                self.leave_the_lead(wake);
+                return wake;
+            }
+            let held = sought.look() == Sight::Held;
+            let longest = if held { SLICE } else { PARK };
+            self.sleep(deadline.min(sys::now() + longest), true, sought);
+            if let Some(wake) = self.news(deadline, sought) {
+                return wake;
+            }
+        }
+    }
+
+    /// What there is to tell whoever waits, after a sleep.
+    fn news(&self, deadline: Deadline, sought: &impl Sought) -> Option<Wake> {
+        // Asked before the look (whoever asked): what the other side published before it died counts.
+        let gone = self.bell.ask();
+        let mut sight = sought.look();
+        while sight == Sight::Held && sought.help() {
+            sight = sought.look();
+        }
+        match sight {
+            Sight::Ready => Some(Wake::Ready),
+            // A message that somebody is still writing will come, even if there is no more to follow.
+            Sight::Nothing if gone => Some(Wake::Gone),
+            Sight::Held if gone && self.hears_death_only => Some(Wake::Gone),
+            Sight::Nothing | Sight::Held => deadline.passed().then_some(Wake::TimedOut),
+        }
+    }
+
+    /// One spinner serves all threads; if another has its hands on it, there is no harm in doing without.
+    fn spin<T>(&self, with: impl FnOnce(&mut Spin) -> T) -> Option<T> {
+        self.spin.try_lock().ok().map(|mut spin| with(&mut spin))
+    }
+
+    fn spin_wait(&self, deadline: Deadline, sought: &impl Sought) -> Option<Wake> {
+        let mut spin = self.spin(Spin::begin)??;
+        let mut next_check = SPIN_CHECK;
+        while spin.goes_on() {
+            if sought.look() == Sight::Ready {
+                self.spin(|spinner| spinner.succeeded(&spin));
+                return Some(Wake::Ready);
+            }
+            if self.bell.departed() && self.bell.ask_about_departure() {
+                break;
+            }
+            if spin.elapsed > next_check {
+                next_check = spin.elapsed + SPIN_CHECK;
+                if self.bell.ask() || deadline.passed() {
+                    break;
+                }
+            }
+        }
+        if self.bell.found_gone() || deadline.passed() { self.news(deadline, sought) } else { None }
+    }
+
+    /// Sleeps on the futex, unless there is something to be seen. For long, or for a slice at most.
+    fn sleep(&self, until: Deadline, long: bool, sought: &impl Sought) {
+        let sleepers = &self.mine().sleepers;
+        let next = |word: u32| word.wrapping_add(SEQUENCE) | ASLEEP;
+        let mut word = sleepers.load(Ordering::Relaxed);
+        while let Err(now) = sleepers.compare_exchange_weak(word, next(word), Ordering::SeqCst, Ordering::Relaxed) {
+            word = now;
+        }
+        if long {
+            self.bell.seats.barrier(); // W1
+        }
+        let ready = (0..LINGER).any(|_| {
+            spin_loop();
+            sought.look() == Sight::Ready
+        });
+        if ready || self.bell.departed() && self.bell.ask_about_departure() {
+            return;
+        }
+        sys::futex_wait(sleepers, next(word), until);
+    }
+
+    fn take_the_lead(&self, me: Owner, sought: &impl Sought) -> bool {
+        let leader = &self.mine().leader;
+        let seen = leader.load(Ordering::SeqCst);
+        if seen != 0 && !sought.is_dead((seen - 1) as Owner) {
+            return false;
+        }
+        leader.compare_exchange(seen, u32::from(me) + 1, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    }
+
+    /// Wakes who is to lead next, or all if there is nothing more to wait for.
+    fn leave_the_lead(&self, wake: Wake) {
+        if self.hears_death_only {
+            self.bell.hush();
+        }
+        let seat = self.mine();
+        seat.leader.store(0, Ordering::SeqCst);
+        match wake {
+            Wake::Gone => wake_all(&seat.sleepers),
+            Wake::Ready | Wake::TimedOut => self.pass_on(),
+        }
+    }
+
+    /// In `ppoll` on the bell, for as long as it takes.
+    fn park(&self, deadline: Deadline, sought: &impl Sought) -> Wake {
+        let mut in_vain = 0;
+        loop {
+            let seen = (in_vain > 0 || !self.bell.is_armed()) && self.bell.arm(&mut || sought.look() != Sight::Nothing);
+            let heard = if seen || in_vain > 2 {
+                // Of what is held, the bell does not tell when that changes. And one that cannot be silenced, or not be waited for, must not
+                // turn a wait into a busy loop.
+                self.sleep(deadline.min(sys::now() + SLICE), false, sought);
+                self.bell.listen(Deadline::NOW)
+            } else {
+                let held = sought.look() == Sight::Held;
+                self.bell.listen(deadline.min(sys::now() + if held { SLICE } else { PARK }))
+            };
+            if let Some(wake) = self.news(deadline, sought) {
+                return wake;
+            }
+            in_vain = if heard.readable || heard.refused || heard.hung_up { in_vain + 1 } else { 0 };
+        }
+    }
+
+    // --- for event loops ------------------------------------------------------------------------
+
+    /// For a bell that somebody watches from outside: silent while there is nothing to receive.
+    ///
+    /// Not while what comes first is held: if its holder dies, nobody will ring for what is behind it once more.
+    #[inline(always)]
+    pub(crate) fn settle(&self, sought: &impl Sought) {
+        self.bell.settle(|| sought.look() != Sight::Nothing);
+    }
+
+    /// The bell, to be watched from outside from now on.
+    pub(crate) fn watch(&self, sought: &impl Sought) -> BorrowedFd<'_> {
+        self.bell.watch(|| sought.look() != Sight::Nothing)
+    }
+}

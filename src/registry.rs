@@ -1,0 +1,126 @@
+//! Who takes part in a pipe for many, and whether they live.
+//!
+//! Every process that uses a side of such a pipe is a *member* and has a number below [`MEMBERS`], by which the words of the ring name it. That
+//! it lives is known by a lock that the kernel keeps: an open-file-description lock on the byte of the memory file with that number. Nobody
+//! ever waits for one. Whoever holds it is alive, and when the process ends, however it ends, the kernel takes the lock away. So a
+//! number that nobody has locked is that of somebody dead, or of nobody, and can be had by a newcomer, who first gives
+//! up what its predecessor held.
+//!
+//! The lock has to end with the process, not with the last descriptor, of which a forked child would have a copy without knowing. So the
+//! description, one of the member's own (opened anew through `/proc`), is kept open by nothing but a mapping that children do not inherit
+//! (`MADV_DONTFORK`), and its descriptor is closed.
+//!
+//! A forked child is a member of its own: where the number is noted is wiped in children (`MADV_WIPEONFORK`), so that a child finds no number
+//! at its first use, and gets one.
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+use crate::ring::mpmc::Owner;
+use crate::segment::Segment;
+use crate::sync::AsFd;
+use crate::sys;
+
+/// How many there may be at a time.
+pub(crate) const MEMBERS: u16 = 1024;
+
+/// A membership, in each process that has a copy of it.
+pub(crate) struct Member {
+    page: NonNull<Page>,
+    segment: Arc<Segment>,
+}
+
+/// All zero in a forked child.
+#[repr(C)]
+struct Page {
+    /// [`NONE`], [`JOINING`], or the number plus [`FIRST`].
+    number: AtomicU32,
+    /// The mapping that keeps the lock.
+    lock: AtomicPtr<u8>,
+}
+
+const NONE: u32 = 0;
+const JOINING: u32 = 1;
+const FIRST: u32 = 2;
+
+// SAFETY: the page is atomics, which any thread may use.
+unsafe impl Send for Member {}
+// SAFETY: as above.
+unsafe impl Sync for Member {}
+
+impl Member {
+    pub(crate) fn new(segment: Arc<Segment>) -> io::Result<Member> {
+        Ok(Member { page: sys::map_wiped_on_fork()?.cast(), segment })
+    }
+
+    fn page(&self) -> &Page {
+        // SAFETY: mapped, zeroed and aligned, until the value is dropped.
+        unsafe { self.page.as_ref() }
+    }
+
+    /// The number of this process, if it has one yet.
+    #[inline(always)]
+    pub(crate) fn joined(&self) -> Option<Owner> {
+        let number = self.page().number.load(Ordering::Acquire);
+        number.checked_sub(FIRST).map(|number| number as Owner)
+    }
+
+    /// The number of this process. If it has none, it gets one, of which `inherit` is told before it is used.
+    #[inline(always)]
+    pub(crate) fn number(&self, inherit: impl FnOnce(Owner)) -> io::Result<Owner> {
+        match self.joined() {
+            Some(number) => Ok(number),
+            None => self.join(inherit),
+        }
+    }
+
+    #[cold]
+    fn join(&self, inherit: impl FnOnce(Owner)) -> io::Result<Owner> {
+        let number = &self.page().number;
+        loop {
+            match number.compare_exchange(NONE, JOINING, Ordering::Acquire, Ordering::Acquire) {
+                Ok(_) => break,
+                // Another thread of this process: a child that is forked meanwhile finds the page wiped.
+                Err(JOINING) => std::thread::yield_now(),
+                Err(number) => return Ok((number - FIRST) as Owner),
+            }
+        }
+        let (mine, lock) = self.lock_a_number().inspect_err(|_| number.store(NONE, Ordering::Release))?;
+        inherit(mine);
+        self.page().lock.store(lock.as_ptr(), Ordering::Relaxed);
+        number.store(FIRST + u32::from(mine), Ordering::Release);
+        Ok(mine)
+    }
+
+    fn lock_a_number(&self) -> io::Result<(Owner, NonNull<u8>)> {
+        let own = sys::reopen(self.segment.as_fd())?;
+        let start = std::process::id() % u32::from(MEMBERS);
+        for n in 0..u32::from(MEMBERS) {
+            let number = ((start + n) % u32::from(MEMBERS)) as Owner;
+            if sys::try_lock_byte(own.as_fd(), number.into())? {
+                return Ok((number, sys::map_not_forked(own.as_fd())?));
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::QuotaExceeded, "as many processes as can use this pipe"))
+    }
+
+    /// Whether the member of that number is dead. Never true of one that lives, stopped or not.
+    pub(crate) fn is_dead(&self, number: Owner) -> bool {
+        matches!(sys::is_byte_locked(self.segment.as_fd(), number.into()), Ok(false))
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let lock = self.page().lock.load(Ordering::Relaxed);
+        // In a forked child there is no lock, and something else may be in its place.
+        if !lock.is_null() {
+            // SAFETY: mapped by this process, or it would have been wiped.
+            unsafe { sys::unmap_page(lock) };
+        }
+        // SAFETY: mapped by `new`, here or in a parent: this mapping is one that children inherit.
+        unsafe { sys::unmap_page(self.page.as_ptr().cast()) };
+    }
+}
