@@ -45,7 +45,7 @@ use crate::bell::{ARMED, Bell, STRONG, Seats};
 use crate::deadline::Deadline;
 use crate::layout::Seat;
 use crate::ring::mpmc::Owner;
-use crate::spin::Spin;
+use crate::spin::{Spin, breathe};
 use crate::sync::{AtomicU32, BorrowedFd, LINGER, Ordering, OwnedFd, compiler_fence, fence, spin_loop};
 use crate::sys;
 use crate::wait::{PARK, SLICE, SPIN_CHECK, Wake};
@@ -301,6 +301,19 @@ impl Crowd {
     /// One spinner serves all threads; if another has its hands on it, there is no harm in doing without.
     fn spin<T>(&self, with: impl FnOnce(&mut Spin) -> T) -> Option<T> {
         self.spin.try_lock().ok().map(|mut spin| with(&mut spin))
+    }
+
+    /// Gives the other side some time in which it is not disturbed, until `enough`, unless spinning is of no use at present.
+    pub(crate) fn let_it_run(&self, patience: u32, mut enough: impl FnMut() -> bool) {
+        if self.spin(|spin| spin.is_idle()).unwrap_or(true) {
+            return;
+        }
+        for _ in 0..patience {
+            breathe();
+            if enough() {
+                return;
+            }
+        }
     }
 
     fn spin_wait(&self, deadline: Deadline, sought: &impl Sought) -> Option<Wake> {

@@ -38,7 +38,7 @@ pub(crate) const PARK: u64 = 1_000_000_000;
 /// How often a spinning waiter asks the kernel who is alive.
 pub(crate) const SPIN_CHECK: u64 = 1_000_000;
 /// How often a writer gives a moving reader time to free a good stretch.
-const PATIENCE: u32 = 32;
+pub(crate) const PATIENCE: u32 = 32;
 
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! What the benches share: the fd pipe to compare with, the other process, and the ratios at the end.
 
+#![allow(dead_code, reason = "every bench compiles this and uses a part")]
+
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -157,7 +159,7 @@ impl<P> Drop for Peer<P> {
 }
 
 /// The first two processors that this process was given, or one twice.
-fn processors() -> [usize; 2] {
+pub(crate) fn processors() -> [usize; 2] {
     thread_local! {
         // Asked once: afterwards this process is pinned to one of them.
         static PAIR: [usize; 2] = {
@@ -176,7 +178,7 @@ fn processors() -> [usize; 2] {
     PAIR.with(|&pair| pair)
 }
 
-fn pin(cpu: usize) {
+pub(crate) fn pin(cpu: usize) {
     // SAFETY: all zeros is an empty set, and `cpu` came out of such a set.
     unsafe {
         let mut set: libc::cpu_set_t = mem::zeroed();

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::side::{ForMessage, Role, Side, TOTAL};
@@ -27,10 +27,17 @@ pub struct Receiver {
     side: Arc<Side>,
     /// After an error that ends receiving, for this handle.
     ended: AtomicBool,
+    /// Messages received in a row without having to wait.
+    run: AtomicU32,
 }
 
 /// How often something else than a message is come by before the clock is looked at: a bound against hostile peers only.
 const TRIES: u32 = 64;
+
+/// Every so many messages a reader makes sure that it is not so close behind the writers, in bytes, that it takes lines away while they are
+/// being written.
+const DISTANCE_CHECK: u32 = 64;
+const TOO_CLOSE: usize = 4096;
 
 /// A message that has been taken, with its length.
 #[derive(Clone, Copy)]
@@ -42,7 +49,11 @@ struct Taken {
 impl Receiver {
     pub(crate) fn attach(segment: Arc<Segment>, bell: OwnedFd) -> std::io::Result<Receiver> {
         let side = Arc::new(Side::new(segment, Role::Receiver, bell)?);
-        Ok(Receiver { side, ended: AtomicBool::new(false) })
+        Ok(Receiver::of(side))
+    }
+
+    fn of(side: Arc<Side>) -> Receiver {
+        Receiver { side, ended: AtomicBool::new(false), run: AtomicU32::new(0) }
     }
 
     /// Receives one message, waiting for it as long as it takes.
@@ -276,13 +287,25 @@ impl Receiver {
     }
 
     /// Waits for a message; one that nobody had taken when this returned.
+    #[inline(always)]
     fn front(&self, deadline: Deadline, me: Owner) -> Result<Message, RecvError> {
+        match self.side.ring.look() {
+            Front::Message(message) => Ok(message),
+            _ => self.await_front(deadline, me),
+        }
+    }
+
+    #[inline(never)]
+    fn await_front(&self, deadline: Deadline, me: Owner) -> Result<Message, RecvError> {
         for turn in 1_u32.. {
             match self.side.ring.look() {
                 Front::Message(message) => return Ok(message),
                 Front::Corrupt => return Err(self.end(RecvError::Corrupt)),
                 Front::Empty | Front::Busy if turn % TRIES == 0 && deadline.passed() => break,
                 Front::Empty | Front::Busy => {}
+            }
+            if !deadline.is_immediate() && self.run.swap(0, Ordering::Relaxed) >= 2 {
+                self.side.crowd.let_it_run(1, || false);
             }
             match self.side.crowd.wait(deadline, me, &ForMessage(&self.side, me)) {
                 Wake::Ready => {}
@@ -379,7 +402,12 @@ impl Receiver {
         let side = &*self.side;
         side.discard(held);
         side.ring.give_up(held);
-        side.crowd.notify_room(|| side.ring.is_drained());
+        let run = self.run.load(Ordering::Relaxed).wrapping_add(1);
+        self.run.store(run, Ordering::Relaxed);
+        if run % DISTANCE_CHECK == 0 && side.ring.fill_hint() < TOO_CLOSE {
+            side.crowd.let_it_run(1, || false);
+        }
+        side.crowd.notify_room(|| side.ring.taken() >= side.ring.capacity() / 4);
         side.crowd.bell().settle(|| !matches!(side.ring.look(), Front::Empty));
     }
 
@@ -459,7 +487,7 @@ impl Receiver {
 impl Clone for Receiver {
     /// A handle that receives, even if this one no longer does.
     fn clone(&self) -> Receiver {
-        Receiver { side: Arc::clone(&self.side), ended: AtomicBool::new(false) }
+        Receiver::of(Arc::clone(&self.side))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::segment::Segment;
 use crate::sender::no_room;
 use crate::sync::{AsFd, BorrowedFd, OwnedFd};
 use crate::sys;
-use crate::wait::Wake;
+use crate::wait::{PATIENCE, Wake};
 
 /// A sending end of a pipe for many.
 ///
@@ -296,6 +296,15 @@ impl Sender {
             }
             if turn % TRIES == TRIES - 1 && deadline.passed() {
                 break;
+            }
+            if !deadline.is_immediate() {
+                // Every look at what readers have done takes a line away from them, so wait for a good stretch while they get on.
+                let mut last = 0;
+                side.crowd.let_it_run(PATIENCE, || {
+                    let taken = side.ring.taken();
+                    let stalled = taken == std::mem::replace(&mut last, taken);
+                    stalled || taken >= side.ring.capacity() / 2
+                });
             }
             match side.crowd.wait(deadline, me, &ForRoom(side, me, len)) {
                 Wake::Ready => {}

@@ -62,6 +62,7 @@ mod tests;
 
 use std::ptr::NonNull;
 
+use crate::copy::prefetch_write;
 use crate::layout::{CELL, ManyControl};
 use crate::sync::{AtomicU64, Ordering};
 
@@ -70,6 +71,8 @@ const OWNER_SHIFT: u32 = 2;
 const CELLS_SHIFT: u32 = 12;
 const LAP_SHIFT: u32 = 22;
 const FIELD: u64 = (1 << 10) - 1;
+/// How many cells ahead of the tail lines are fetched for writing.
+const AHEAD: u64 = 16;
 const LAPS: u64 = 1 << (64 - LAP_SHIFT);
 
 /// The number of cells of padding.
@@ -127,6 +130,7 @@ impl Word {
     }
 
     /// Judged by the shorter way round.
+    #[inline(always)]
     fn compare(self, lap: u64) -> Lap {
         match (self.0 >> LAP_SHIFT).wrapping_sub(lap) % LAPS {
             0 => Lap::Same,
@@ -150,6 +154,10 @@ pub(crate) struct Ring {
     words: NonNull<AtomicU64>,
     base: NonNull<u8>,
     cells: u64,
+    /// `1 << shift` is the number of cells.
+    shift: u32,
+    /// The longest message that is not a long one.
+    max_payload: usize,
 }
 
 // SAFETY: the pointers lead to shared memory whose words are atomics and whose bytes the protocol hands from owner to owner.
@@ -217,7 +225,9 @@ impl Ring {
         capacity: usize,
     ) -> Ring {
         debug_assert!(capacity.is_power_of_two() && capacity >= 4 * CELL);
-        Ring { control, words, base, cells: (capacity / CELL) as u64 }
+        let cells = (capacity / CELL) as u64;
+        let shift = cells.trailing_zeros();
+        Ring { control, words, base, cells, shift, max_payload: (cells / 4).min(MAX_CELLS) as usize * CELL }
     }
 
     fn control(&self) -> &ManyControl {
@@ -225,20 +235,25 @@ impl Ring {
         unsafe { self.control.as_ref() }
     }
 
+    #[inline(always)]
     fn index(&self, position: u64) -> u64 {
         position & (self.cells - 1)
     }
 
+    #[inline(always)]
     fn lap(&self, position: u64) -> u64 {
-        (position / self.cells + 1) % LAPS
+        // A division by the number of cells, which would take longer than all the rest.
+        ((position >> self.shift) + 1) % LAPS
     }
 
+    #[inline(always)]
     fn word(&self, position: u64) -> &AtomicU64 {
         // SAFETY: the index is below the number of words.
         unsafe { self.words.add(self.index(position) as usize).as_ref() }
     }
 
     /// Behind the record at `position`.
+    #[inline(always)]
     fn behind(&self, position: u64, word: Word) -> u64 {
         match word.cells() {
             TO_THE_END => position.wrapping_add(self.cells - self.index(position)),
@@ -253,7 +268,7 @@ impl Ring {
 
     /// The longest message that is not a long one.
     pub(crate) fn max_payload(&self) -> usize {
-        self.quarter().min(MAX_CELLS) as usize * CELL
+        self.max_payload
     }
 
     /// Bytes of a long message's record.
@@ -266,6 +281,12 @@ impl Ring {
         self.cells as usize * CELL
     }
 
+    /// Bytes between the hints: about what is in use.
+    pub(crate) fn fill_hint(&self) -> usize {
+        let control = self.control();
+        self.bytes_between(control.head.0.load(Ordering::Relaxed), control.tail.0.tail.load(Ordering::Relaxed))
+    }
+
     /// Bytes of the ring that are in use; a snapshot.
     pub(crate) fn fill(&self) -> usize {
         let Reached::Unclaimed(tail, _) = self.find_tail() else {
@@ -275,9 +296,13 @@ impl Ring {
             Reached::Unclaimed(at, _) | Reached::Record(at, _) => at,
             Reached::Astray => return self.capacity(),
         };
-        // One of the two may be out of date by now.
-        match tail.wrapping_sub(head) {
-            used if used <= self.cells => used as usize * CELL,
+        self.bytes_between(head, tail)
+    }
+
+    /// None, if the first is behind the second, as where one of the two is out of date.
+    fn bytes_between(&self, from: u64, to: u64) -> usize {
+        match to.wrapping_sub(from) {
+            cells if cells <= self.cells => cells as usize * CELL,
             _ => 0,
         }
     }
@@ -297,6 +322,7 @@ impl Ring {
     }
 
     /// Cells that are in use at `position`, or `None` if a hint was out of date.
+    #[inline(always)]
     fn used(&self, position: u64) -> Option<u64> {
         let used = position.wrapping_sub(self.control().tail.0.free.load(Ordering::Acquire)); // T3
         (used <= self.cells).then_some(used)
@@ -331,11 +357,10 @@ impl Ring {
         Reached::Astray
     }
 
-    /// Whether much has been taken of what was there when writers last looked.
-    pub(crate) fn is_drained(&self) -> bool {
+    /// About how many bytes have been taken since writers last moved `free`.
+    pub(crate) fn taken(&self) -> usize {
         let control = self.control();
-        let taken = control.head.0.load(Ordering::Relaxed).wrapping_sub(control.tail.0.free.load(Ordering::Relaxed));
-        taken >= self.quarter()
+        self.bytes_between(control.tail.0.free.load(Ordering::Relaxed), control.head.0.load(Ordering::Relaxed))
     }
 
     /// Whether a claim for `len` bytes would get on.
@@ -365,7 +390,26 @@ impl Ring {
 
     /// Claims room for a message of `len` bytes, or the record of a long one if it is longer than [`max_payload`](Self::max_payload). `None`
     /// where there is no room.
+    #[inline(always)]
     pub(crate) fn claim(&self, len: usize, owner: Owner) -> Option<Held> {
+        let at = self.control().tail.0.tail.load(Ordering::Relaxed);
+        let old = Word(self.word(at).load(Ordering::Acquire)); // T1
+        let (cells, lap) = (cells_of(len), self.lap(at));
+        let is_tail = old.compare(lap) == Lap::Older;
+        let fits = |used: u64| used + cells <= self.cells;
+        if len <= self.max_payload && is_tail && self.index(at) + cells <= self.cells && self.used(at).is_some_and(fits)
+        {
+            let word = Word::new(lap, cells, owner.into(), State::Writing);
+            if self.claim_at(at, old, word) {
+                return Some(Held { position: at, word });
+            }
+        }
+        self.search_room(len, owner)
+    }
+
+    /// Claims room where the hint is out of date, the ring is full or comes to its end, or the message is long.
+    #[inline(never)]
+    fn search_room(&self, len: usize, owner: Owner) -> Option<Held> {
         let (cells, code) = self.size(len);
         for _ in 0..4 * self.cells {
             let Reached::Unclaimed(at, old) = self.find_tail() else { break };
@@ -385,17 +429,27 @@ impl Ring {
                 true => Word::new(lap, TO_THE_END, 0, State::Done),
                 false => Word::new(lap, code, owner.into(), State::Writing),
             };
-            // What it claims was read and given up before `free` passed it (T3).
-            let (won, lost) = (Ordering::Relaxed, Ordering::Relaxed);
-            if self.word(at).compare_exchange(old.0, word.0, won, lost).is_err() {
-                continue;
-            }
-            self.control().tail.0.tail.store(self.behind(at, word), Ordering::Relaxed);
-            if !pads {
+            if self.claim_at(at, old, word) && !pads {
                 return Some(Held { position: at, word });
             }
         }
         None
+    }
+
+    /// Writes a word at the tail, if nobody else has been there.
+    #[inline(always)]
+    fn claim_at(&self, at: u64, old: Word, word: Word) -> bool {
+        // What it claims was read and given up before `free` passed it (T3).
+        let (won, lost) = (Ordering::Relaxed, Ordering::Relaxed);
+        if self.word(at).compare_exchange(old.0, word.0, won, lost).is_err() {
+            return false;
+        }
+        let next = self.behind(at, word);
+        self.control().tail.0.tail.store(next, Ordering::Relaxed);
+        // The next claim waits, as every locked operation does, until what was written is out, so that the lines should be here by then.
+        prefetch_write(self.payload_at(next.wrapping_add(AHEAD)));
+        prefetch_write(NonNull::from(self.word(next.wrapping_add(AHEAD))).cast());
+        true
     }
 
     /// Moves `free` over what is done.
@@ -439,6 +493,7 @@ impl Ring {
     }
 
     /// Publishes a claimed record. Of a long message, whatever `len` says; otherwise of `len` bytes, at most what was claimed.
+    #[inline(always)]
     pub(crate) fn publish(&self, held: Held, len: usize) {
         let (claimed, cells, lap) = (held.word.cells(), cells_of(len), self.lap(held.position));
         if claimed == QUARTER {
@@ -456,15 +511,29 @@ impl Ring {
     }
 
     /// What comes next.
+    #[inline(always)]
     pub(crate) fn look(&self) -> Front {
-        let (position, word) = match self.find_head() {
-            Reached::Unclaimed(..) => return Front::Empty,
-            Reached::Astray => return Front::Corrupt,
-            Reached::Record(at, word) => (at, word),
-        };
-        if word.state() == State::Writing {
-            return Front::Busy;
+        let at = self.control().head.0.load(Ordering::Relaxed);
+        let word = Word(self.word(at).load(Ordering::Acquire)); // T1
+        match (word.compare(self.lap(at)), word.state()) {
+            (Lap::Same, State::Ready) => self.judge(at, word),
+            _ => self.search_front(),
         }
+    }
+
+    /// Looks for what comes next where the hint is out of date, or there is nothing.
+    #[inline(never)]
+    fn search_front(&self) -> Front {
+        match self.find_head() {
+            Reached::Unclaimed(..) => Front::Empty,
+            Reached::Astray => Front::Corrupt,
+            Reached::Record(_, word) if word.state() == State::Writing => Front::Busy,
+            Reached::Record(at, word) => self.judge(at, word),
+        }
+    }
+
+    #[inline(always)]
+    fn judge(&self, position: u64, word: Word) -> Front {
         let (cells, slack, rest) = (word.cells(), word.field() as usize, self.cells - self.index(position));
         match cells {
             QUARTER if self.quarter() <= rest => Front::Message(Message { position, word, len: None }),
@@ -480,13 +549,15 @@ impl Ring {
     }
 
     /// Takes a message, unless somebody else has taken it since it was looked at.
+    #[inline(always)]
     pub(crate) fn take(&self, message: Message, owner: Owner) -> Option<Held> {
         let Message { position, word, .. } = message;
         let reading = word.with(owner.into(), State::Reading);
         // What it says was acquired when it was looked at (T1).
         let (won, lost) = (Ordering::Relaxed, Ordering::Relaxed);
         self.word(position).compare_exchange(word.0, reading.0, won, lost).ok()?;
-        self.control().head.0.store(self.behind(position, word), Ordering::Relaxed);
+        let next = self.behind(position, word);
+        self.control().head.0.store(next, Ordering::Relaxed);
         Some(Held { position, word: reading })
     }
 
@@ -497,6 +568,7 @@ impl Ring {
     }
 
     /// Gives up a record: one that was taken and has been read, or one that was claimed and is not to be sent.
+    #[inline(always)]
     pub(crate) fn give_up(&self, held: Held) {
         self.word(held.position).store(held.word.with(0, State::Done).0, Ordering::Release); // M2
     }
