@@ -8,7 +8,7 @@
 //!
 //! The lock has to end with the process, not with the last descriptor, of which a forked child would have a copy without knowing. So the
 //! description, one of the member's own (opened anew through `/proc`), is kept open by nothing but a mapping that children do not inherit
-//! (`MADV_DONTFORK`), and its descriptor is closed.
+//! (`MADV_DONTFORK`), and its descriptor is closed. Between the opening and the closing, `fork` in another thread waits ([`gate`]).
 //!
 //! A forked child is a member of its own: where the number is noted is wiped in children (`MADV_WIPEONFORK`), so that a child finds no number
 //! at its first use, and gets one.
@@ -95,6 +95,7 @@ impl Member {
     }
 
     fn lock_a_number(&self) -> io::Result<(Owner, NonNull<u8>)> {
+        let _no_fork = gate::enter();
         let own = sys::reopen(self.segment.as_fd())?;
         let start = std::process::id() % u32::from(MEMBERS);
         for n in 0..u32::from(MEMBERS) {
@@ -109,6 +110,59 @@ impl Member {
     /// Whether the member of that number is dead. Never true of one that lives, stopped or not.
     pub(crate) fn is_dead(&self, number: Owner) -> bool {
         matches!(sys::is_byte_locked(self.segment.as_fd(), number.into()), Ok(false))
+    }
+}
+
+/// Keeps `fork` waiting while there is something that a child must not inherit.
+mod gate {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    static TAKEN_BY_FORK: AtomicBool = AtomicBool::new(false);
+
+    /// How often a fork looks whether it may go on: far longer than anybody is inside, but not for ever, since a signal handler may fork
+    /// in the thread that is.
+    const LOOKS: u32 = 100_000;
+
+    pub(super) struct Inside;
+
+    pub(super) fn enter() -> Inside {
+        // No `Once`, which a child that is forked meanwhile would find half done for ever.
+        static REGISTERED: AtomicBool = AtomicBool::new(false);
+        if !REGISTERED.swap(true, Ordering::Relaxed) {
+            // SAFETY: the handlers use atomics, and yield. Without memory for them, forks do not wait.
+            unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork)) };
+        }
+        while !take() {
+            std::thread::yield_now();
+        }
+        Inside
+    }
+
+    impl Drop for Inside {
+        fn drop(&mut self) {
+            TAKEN.store(false, Ordering::Release);
+        }
+    }
+
+    fn take() -> bool {
+        TAKEN.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    extern "C" fn before_fork() {
+        for _ in 0..LOOKS {
+            if take() {
+                return TAKEN_BY_FORK.store(true, Ordering::Relaxed);
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// In both processes.
+    extern "C" fn after_fork() {
+        if TAKEN_BY_FORK.swap(false, Ordering::Relaxed) {
+            TAKEN.store(false, Ordering::Release);
+        }
     }
 }
 
