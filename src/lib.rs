@@ -32,6 +32,7 @@
 //! | --- | --- |
 //! | requests and answers between two processes | [`pipe`]: two [`Connection`]s |
 //! | a one-way stream | [`simplex`]: a [`Receiver`] and a [`Sender`], in `multiprocessing`'s order |
+//! | several senders, or several receivers, at the same time | [`mpmc::simplex`]: handles that can be cloned, shared and handed on |
 //! | another ring size, more or less spinning | [`Builder`] |
 //! | to hand an end to a process that is not a plain fork | [`End`] |
 //! | values instead of bytes | `send` of a [`Sender`], `recv` of a [`Receiver`] (feature `serde`, on by default) |
@@ -57,7 +58,7 @@
 //! # What is not
 //!
 //! - Use of one end by two processes at once, without a lock of theirs, garbles messages, which is then reported as
-//!   [`RecvError::Corrupt`] where it shows. Memory stays safe.
+//!   [`RecvError::Corrupt`] where it shows. Memory stays safe. The ends of [`mpmc`], which promises and leaves out other things too, are made for it.
 //! - What a killed receiver had taken is gone. So is a long message (more than a quarter of the ring) of which it had taken a part.
 //! - A [`ReadGuard`] that is leaked (`mem::forget`) consumes nothing: its message comes again.
 //! - What a decoder does with a value's bytes is serde's business: an untrusted peer can make `recv` of a collection of zero-sized

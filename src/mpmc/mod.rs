@@ -36,6 +36,7 @@
 //!
 //! - Order among several senders is that of getting room, so a sender that is stopped between that and publishing, or a [`WriteGuard`] that is held,
 //!   holds up what was sent behind it. A [`ReadGuard`] holds up nothing, but keeps its room, and no room behind it becomes free before.
+//! - A guard that is leaked (`mem::forget`) keeps its place until the last handle of its side is dropped in this process.
 //! - Pipe ends cannot be sent through a pipe for many.
 //! - If a sender is killed between publishing a message and announcing it, receivers that have been waiting for more than 5 ms find the message within a
 //!   second, or with the next. The same second may pass before senders that wait for room notice what a killed receiver freed, and before
