@@ -115,6 +115,15 @@ fn producer_consumers_share_every_item_exactly_once() {
 }
 
 #[test]
+fn consumers_without_lock_share_every_item_exactly_once() {
+    let output = run("consumers_without_lock");
+    let count = |line: &str| line.split_whitespace().nth(2).and_then(|word| word.parse::<u64>().ok());
+    let counts: Vec<_> = output.lines().filter(|line| line.starts_with("consumer")).filter_map(count).collect();
+    assert_eq!((counts.len(), counts.iter().sum::<u64>()), (3, 3000), "in:\n{output}");
+    assert_lines(&output, "all", &["all 3000 items were consumed exactly once"]);
+}
+
+#[test]
 fn echo_shows_poll_end_of_file_and_both_length_checks() {
     let output = run("echo");
     let refusal = "client: the server says: refused: bad message length: the message has 2048 bytes, more than the 1024 allowed; \
