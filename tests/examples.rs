@@ -20,7 +20,11 @@ struct Outcome {
 
 /// Runs the example `name`, which has to succeed in silence, and returns what it and its workers printed.
 fn run(name: &str) -> String {
-    let Outcome { status, out, err } = start(name, &[]);
+    run_with(name, &[])
+}
+
+fn run_with(name: &str, args: &[&str]) -> String {
+    let Outcome { status, out, err } = start(name, args);
     assert!(status.code() == Some(0), "{name} failed: {status}\n--- stdout\n{out}--- stderr\n{err}");
     assert_eq!(err, "", "{name} complained");
     out
@@ -124,6 +128,40 @@ fn consumers_without_lock_share_every_item_exactly_once() {
 }
 
 #[test]
+fn work_queue_answers_every_task_though_workers_are_killed() {
+    // With figures of its own, with more kills than tasks, and without any.
+    for (args, tasks, kills) in [
+        (&[][..], 20_000, 40),
+        (&["--tasks", "30", "--workers", "3", "--kills", "60"][..], 30, 60),
+        (&["--tasks", "5", "--workers", "1", "--kills", "0"][..], 5, 0),
+    ] {
+        let output = run_with("work_queue", args);
+        let figure = |what: &str| -> u64 {
+            let text = output.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(": "));
+            text.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no {what} in:\n{output}"))
+        };
+        assert_eq!((figure("tasks"), figure("workers killed")), (tasks, kills), "in:\n{output}");
+        let (again, twice) = (figure("tasks sent again"), figure("answers that came twice"));
+        // Each that was killed loses one task at most; and a second answer is one to a task that was sent again.
+        assert!(again <= kills && twice <= again, "in:\n{output}");
+        assert_lines(&output, "every", &["every task was answered"]);
+    }
+}
+
+#[test]
+fn work_queue_says_what_it_does_not_understand() {
+    for (args, complaint) in [
+        (&["--tasks"][..], "--tasks needs a number"),
+        (&["--speed", "9"], "unknown option --speed"),
+        (&["--workers", "0"], "there must be tasks and workers"),
+    ] {
+        let Outcome { status, err, .. } = start("work_queue", args);
+        assert_eq!(status.code(), Some(1), "{args:?}: {status}\n{err}");
+        assert!(err.contains(complaint), "{args:?}: {err}");
+    }
+}
+
+#[test]
 fn echo_shows_poll_end_of_file_and_both_length_checks() {
     let output = run("echo");
     let refusal = "client: the server says: refused: bad message length: the message has 2048 bytes, more than the 1024 allowed; \
@@ -166,7 +204,9 @@ fn frames_arrive_whole_both_in_place_and_copied_by_rows() {
 #[test]
 fn an_example_whose_workers_are_missing_their_pipe_fails_and_says_why() {
     // What a user sees who starts the worker by hand: no hang, a message, and an exit code for scripts.
-    for (name, role) in [("hello", "worker"), ("worker", "worker"), ("echo", "server"), ("frames", "viewer")] {
+    for (name, role) in
+        [("hello", "worker"), ("worker", "worker"), ("echo", "server"), ("frames", "viewer"), ("work_queue", "worker")]
+    {
         let Outcome { status, err, .. } = start(name, &[role]);
         assert_eq!(status.code(), Some(1), "{name} {role}: {status}\n{err}");
         assert!(err.contains("NoVariable"), "{name} {role}: {err}");
