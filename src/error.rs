@@ -31,7 +31,8 @@ pub enum SendError {
     /// The value could not be serialized.
     #[error("the value cannot be encoded: {0}")]
     Encode(#[source] CodecError),
-    /// A system call failed (sending an end over a connection only).
+    /// A system call failed: when sending a pipe end; through a pipe for many, when sending a long message, or in a forked child that cannot take
+    /// part.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -51,7 +52,8 @@ pub enum RecvError {
     #[error("timed out waiting for a message")]
     TimedOut,
     /// The message is longer than allowed. This end no longer receives, and the sender gets a broken pipe (out of descriptors, once
-    /// there is one at a later receive, or when the end is dropped).
+    /// there is one at a later receive, or when the end is dropped). Of a pipe for many, this handle no longer receives, and the message stays
+    /// for others.
     #[error(
         "bad message length: the message has {len} bytes, more than the {max} allowed; this end no longer receives"
     )]
@@ -91,7 +93,7 @@ pub enum RecvError {
     /// The message could not be decoded as the type asked for. It has been consumed; receiving can go on.
     #[error("the message cannot be decoded as the type asked for: {0}")]
     Decode(#[source] CodecError),
-    /// A pipe end arrived that cannot be used. It has been consumed; receiving can go on.
+    /// A pipe end arrived that cannot be used. It has been consumed; receiving can go on. Or a forked child cannot take part in a pipe for many.
     #[error(transparent)]
     Attach(#[from] AttachError),
 }

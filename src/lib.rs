@@ -43,7 +43,7 @@
 //!
 //! # What is promised
 //!
-//! - A message arrives whole or not at all, in the order sent, never twice.
+//! - A message arrives whole or not at all, in the order sent, never twice; through a pipe for many, at exactly one receiver.
 //! - End of file comes when every copy of the sending end is closed, and after every message that was sent. A broken pipe comes when
 //!   every copy of the receiving end is closed. However it was closed: dropped, by `exit`, by SIGKILL.
 //! - The peer's death wakes every blocked call: at once when it has been waiting for more than some 5 ms, within these 5 ms otherwise.
@@ -57,7 +57,7 @@
 //!
 //! # What is not
 //!
-//! - Use of one end by two processes at once, without a lock of theirs, garbles messages, which is then reported as
+//! - Use of one end of [`pipe`] or [`simplex`] by two processes at once, without a lock of theirs, garbles messages, which is then reported as
 //!   [`RecvError::Corrupt`] where it shows. Memory stays safe. The ends of [`mpmc`], which promises and leaves out other things too, are made for it.
 //! - What a killed receiver had taken is gone. So is a long message (more than a quarter of the ring) of which it had taken a part.
 //! - A [`ReadGuard`] that is leaked (`mem::forget`) consumes nothing: its message comes again.

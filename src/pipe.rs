@@ -54,7 +54,7 @@ pub fn simplex() -> Result<(Receiver, Sender), BuildError> {
 /// # Ok::<(), ringpipe::BuildError>(())
 /// ```
 #[derive(Clone, Debug)]
-#[must_use = "a builder does nothing until `pipe` or `simplex` is called"]
+#[must_use = "a builder does nothing until `pipe`, `simplex` or `mpmc` is called"]
 pub struct Builder {
     capacity: usize,
     spin: Duration,
@@ -78,7 +78,8 @@ impl Builder {
     /// Bytes of the ring of each direction, headers included (8 bytes a message): how much can be sent while nobody receives.
     ///
     /// Rounded up to a power of two, at least 4096 and at most 2^30. Zero and larger wishes are refused when the pipe is made.
-    /// The memory is taken page by page as it is first used. Messages may be longer than the ring.
+    /// The memory is taken page by page as it is first used. Messages may be longer than the ring. In a ring for many, a message takes
+    /// a multiple of 64 bytes, without a header, and the smallest such ring has 64 KiB.
     pub fn capacity(mut self, bytes: usize) -> Builder {
         self.capacity = bytes;
         self

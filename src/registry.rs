@@ -120,21 +120,19 @@ mod gate {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     static TAKEN_BY_FORK: AtomicBool = AtomicBool::new(false);
 
-    /// How often a fork looks whether it may go on: far longer than anybody is inside, but not for ever, since a signal handler may fork
-    /// in the thread that is.
+    /// How often one looks whether one may go on: far longer than anybody is inside, but not for ever, since a signal handler may fork
+    /// in the thread that is, and a child that was forked before the handlers were there may find the gate taken.
     const LOOKS: u32 = 100_000;
 
     pub(super) struct Inside;
 
     pub(super) fn enter() -> Inside {
-        // No `Once`, which a child that is forked meanwhile would find half done for ever.
         static REGISTERED: AtomicBool = AtomicBool::new(false);
-        if !REGISTERED.swap(true, Ordering::Relaxed) {
+        take();
+        if !REGISTERED.load(Ordering::Relaxed) {
             // SAFETY: the handlers use atomics, and yield. Without memory for them, forks do not wait.
             unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork)) };
-        }
-        while !take() {
-            std::thread::yield_now();
+            REGISTERED.store(true, Ordering::Relaxed);
         }
         Inside
     }
@@ -146,15 +144,18 @@ mod gate {
     }
 
     fn take() -> bool {
-        TAKEN.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        (0..LOOKS).any(|_| {
+            let taken = TAKEN.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok();
+            if !taken {
+                std::thread::yield_now();
+            }
+            taken
+        })
     }
 
     extern "C" fn before_fork() {
-        for _ in 0..LOOKS {
-            if take() {
-                return TAKEN_BY_FORK.store(true, Ordering::Relaxed);
-            }
-            std::thread::yield_now();
+        if take() {
+            TAKEN_BY_FORK.store(true, Ordering::Relaxed);
         }
     }
 

@@ -264,7 +264,7 @@ impl Receiver {
 
     /// Whether no message waits to be received; a snapshot.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.side.ring.is_empty()
     }
 
     /// Closes this handle; the same as dropping it.

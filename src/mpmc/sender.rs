@@ -201,7 +201,7 @@ impl Sender {
 
     /// Whether no message waits to be received; a snapshot.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.side.ring.is_empty()
     }
 
     /// Closes this handle; the same as dropping it.

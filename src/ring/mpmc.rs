@@ -307,7 +307,16 @@ impl Ring {
         }
     }
 
-    /// How many messages can be taken; a snapshot.
+    /// Whether [`messages`](Self::messages) would find none.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self.look() {
+            Front::Message(_) => false,
+            Front::Empty => true,
+            Front::Busy | Front::Corrupt => self.messages() == 0,
+        }
+    }
+
+    /// How many messages there are that nobody has taken, whether or not what is before them holds them up; a snapshot.
     pub(crate) fn messages(&self) -> usize {
         let Reached::Record(mut at, mut word) = self.find_head() else {
             return 0;
