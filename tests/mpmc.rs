@@ -815,6 +815,27 @@ fn guards_that_are_leaked_are_given_back_with_the_last_handle_of_their_side() {
 // --- long messages --------------------------------------------------------------------------------------
 
 #[test]
+fn messages_of_every_length_go_through_rings_of_every_size() {
+    let _guard = guard();
+    for capacity in [SMALL, 256 << 10, 1 << 20] {
+        let (receiver, sender) = Builder::new().capacity(capacity).mpmc().unwrap();
+        let max = sender.max_reserve();
+        assert_eq!(max, (capacity / 4).min(65_408));
+        let around = [0, 1, 64, max, capacity / 4, capacity / 2, capacity, 3 * capacity];
+        for len in around.into_iter().flat_map(|len: usize| len.saturating_sub(1)..=len + 1).chain([32 << 20]) {
+            let sent = message(len, len);
+            sender.try_send_bytes(&sent).unwrap();
+            assert!(receiver.try_recv_bytes().unwrap() == sent, "{len} bytes through {capacity}");
+            if len <= max {
+                sender.try_reserve(len).unwrap();
+            } else {
+                assert!(matches!(sender.try_reserve(len), Err(SendError::TooLong { .. })), "{len} bytes");
+            }
+        }
+    }
+}
+
+#[test]
 fn at_most_four_long_messages_are_in_flight_and_the_fifth_waits() {
     let _guard = guard();
     for len in [QUARTER + 1, SMALL, 3 * SMALL] {
