@@ -275,7 +275,7 @@ fn every_form_of_sending_gets_a_broken_pipe_for_ever_once_all_receivers_are_clos
     }
 }
 
-/// Runs `call` in a thread, and `then` when that has been blocked for a while: asleep for a slice, or parked.
+/// Runs `call` in a thread, and `then` when that is blocked; if `parked`, for longer than a slice.
 fn blocked<T: Send>(parked: bool, call: impl FnOnce() -> T + Send, then: impl FnOnce()) -> T {
     let thread = AtomicU64::new(0);
     std::thread::scope(|scope| {
@@ -286,7 +286,9 @@ fn blocked<T: Send>(parked: bool, call: impl FnOnce() -> T + Send, then: impl Fn
         });
         eventually("the thread runs", || thread.load(Ordering::SeqCst) != 0);
         let pid = thread.load(Ordering::SeqCst) as libc::pid_t;
-        support::await_call(pid, if parked { &[support::Call::Park] } else { &[support::Call::Futex] });
+        // Who looks too late for the first sleep finds it parked.
+        let calls = [support::Call::Park, support::Call::Futex];
+        support::await_call(pid, &calls[..if parked { 1 } else { 2 }]);
         then();
         caller.join().unwrap()
     })
@@ -707,8 +709,7 @@ fn what_is_dropped_wakes_who_waits_behind_it() {
         let (receiver, sender) = small();
         let room = sender.reserve(10).unwrap();
         sender.send_bytes(b"behind").unwrap();
-        // Whoever waits for what is held sleeps in slices on the futex, so there is no parking here.
-        let got = blocked(false, || receiver.recv_bytes(), || drop(room));
+        let got = blocked(parked, || receiver.recv_bytes(), || drop(room));
         assert_eq!(got.unwrap(), b"behind");
         let room = sender.reserve(10).unwrap();
         fill_up(&sender);
@@ -732,7 +733,9 @@ fn a_reservation_can_be_written_as_memory() {
     // SAFETY: nobody else writes to this ring.
     let memory = unsafe { room.as_uninit() };
     assert_eq!(memory.len(), 100);
-    memory[..5].iter_mut().zip(b"abcde").for_each(|(cell, &byte)| drop(cell.write(byte)));
+    for (cell, byte) in memory.iter_mut().zip(*b"abcde") {
+        cell.write(byte);
+    }
     room.assume_written(5);
     assert!(catch_unwind(AssertUnwindSafe(|| room.assume_written(101))).is_err());
     room.write(b"fg");
@@ -827,7 +830,7 @@ fn messages_of_every_length_go_through_rings_of_every_size() {
             sender.try_send_bytes(&sent).unwrap();
             assert!(receiver.try_recv_bytes().unwrap() == sent, "{len} bytes through {capacity}");
             if len <= max {
-                sender.try_reserve(len).unwrap();
+                drop(sender.try_reserve(len).unwrap());
             } else {
                 assert!(matches!(sender.try_reserve(len), Err(SendError::TooLong { .. })), "{len} bytes");
             }
