@@ -66,6 +66,8 @@ const NOT_FULL: usize = 384;
 const SENDER: u8 = 1;
 const RECEIVER: u8 = 2;
 const CONNECTION: u8 = 3;
+const MANY_SENDER: u8 = 4;
+const MANY_RECEIVER: u8 = 5;
 
 const DATA: u64 = 0x5250_0001;
 const FIRST: u64 = 0x5250_0003;
@@ -368,6 +370,41 @@ fn a_frame_that_describes_something_else_is_refused() {
     assert!(matches!(what, Err(AttachError::Damaged { .. })), "a connection of one direction: {what:?}");
     let what = attach::<Connection>(&frame(CONNECTION, 2, 3), &[duplex.as_fd(), bell.as_fd(), other.as_fd()]).map(drop);
     assert!(matches!(what, Err(AttachError::Damaged { .. })), "direction 2 of 2: {what:?}");
+}
+
+/// A frame may lie about what it comes with; the segment tells.
+#[test]
+fn a_segment_for_two_is_refused_as_one_for_many_and_the_other_way_round() {
+    let _alone = alone();
+    let _watchdog = watchdog(30);
+    let (receiver, sender) = ringpipe::mpmc::simplex().unwrap();
+    let many_as_two = AttachError::Mode { ours: 1, theirs: 2 }.to_string();
+    let (real, fds) = taken_apart(sender.clone());
+    assert_eq!(real, frame(MANY_SENDER, 0, 2));
+    let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    let what = attach::<Sender>(&frame(SENDER, 0, 2), &borrowed).map(drop);
+    assert!(matches!(what, Err(AttachError::Mode { ours: 1, theirs: 2 })), "{what:?}");
+    let what = attach::<Receiver>(&frame(RECEIVER, 0, 2), &borrowed).map(drop);
+    assert_eq!(what.unwrap_err().to_string(), many_as_two);
+    let three = [borrowed[0], borrowed[1], borrowed[1]];
+    let what = attach::<Connection>(&frame(CONNECTION, 0, 3), &three).map(drop);
+    assert_eq!(what.unwrap_err().to_string(), many_as_two);
+    let what = attach::<ringpipe::mpmc::Sender>(&frame(MANY_SENDER, 1, 2), &borrowed).map(drop);
+    assert!(matches!(what, Err(AttachError::Damaged { .. })), "direction 1: {what:?}");
+    // As what it is, it is fine.
+    let again = attach::<ringpipe::mpmc::Sender>(&real, &borrowed).unwrap();
+    again.send_bytes(b"well made").unwrap();
+    assert_eq!(receiver.recv_bytes().unwrap(), b"well made");
+
+    let (single, single_sender) = ringpipe::simplex().unwrap();
+    for (kind, (_, fds)) in [(MANY_RECEIVER, taken_apart(single)), (MANY_SENDER, taken_apart(single_sender))] {
+        let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        let what = match kind {
+            MANY_SENDER => attach::<ringpipe::mpmc::Sender>(&frame(kind, 0, 2), &borrowed).map(drop),
+            _ => attach::<ringpipe::mpmc::Receiver>(&frame(kind, 0, 2), &borrowed).map(drop),
+        };
+        assert!(matches!(what, Err(AttachError::Mode { ours: 2, theirs: 1 })), "kind {kind}: {what:?}");
+    }
 }
 
 #[test]

@@ -356,11 +356,15 @@ impl Receiver {
         Err(nothing(deadline))
     }
 
-    /// Whether a long message can have that length: not, if there is less memory behind it than it says.
+    /// Whether a long message can have that length: not, if a shorter record would have done, or if there is less memory behind it than it says.
     fn is_possible(&self, len: u64) -> bool {
-        let in_the_ring = (self.side.ring.long_payload() - TOTAL) as u64;
+        let ring = &self.side.ring;
+        // None, where a quarter of the ring is more than the longest record that is not a long message's.
+        let rest = len.saturating_sub((ring.long_payload() - TOTAL) as u64);
         let (window, file) = (self.side.segment.geometry().window, self.side.segment.as_fd());
-        len.checked_sub(in_the_ring).is_some_and(|rest| rest <= window && rest <= sys::allocated(file))
+        len > ring.max_payload() as u64
+            && rest <= window
+            && rest <= sys::allocated(file)
             && usize::try_from(len).is_ok()
     }
 
@@ -388,8 +392,8 @@ impl Receiver {
     /// As [`copy_out`](Self::copy_out); `payload` is the record's.
     #[cold]
     unsafe fn unspill(&self, window: usize, payload: *const u8, len: usize, dst: *mut u8) -> Result<(), RecvError> {
-        let (segment, first) = (&self.side.segment, self.side.ring.long_payload() - TOTAL);
-        // SAFETY: `first` bytes lie behind the length, and `len` is at least as much: it was found possible.
+        let (segment, first) = (&self.side.segment, len.min(self.side.ring.long_payload() - TOTAL));
+        // SAFETY: `first` bytes lie behind the length, and `len` is at least as much.
         unsafe { copy(payload.add(TOTAL), dst, first) };
         // SAFETY: the rest, by the contract.
         let rest = unsafe { std::slice::from_raw_parts_mut(dst.add(first).cast(), len - first) };

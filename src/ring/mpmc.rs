@@ -618,10 +618,16 @@ impl Ring {
     pub(crate) fn clear(&self, me: Owner, discard: impl Fn(Held)) -> bool {
         let mut cleared = false;
         let mut at = self.control().tail.0.free.load(Ordering::Acquire);
-        for _ in 0..self.cells {
+        for _ in 0..4 * self.cells {
             let word = Word(self.word(at).load(Ordering::Acquire));
-            if word.compare(self.lap(at)) != Lap::Same {
-                break;
+            match word.compare(self.lap(at)) {
+                Lap::Older => break,
+                Lap::Same => {}
+                // Others went round meanwhile. What `me` holds is at `free` or behind it.
+                Lap::Newer => {
+                    at = self.control().tail.0.free.load(Ordering::Acquire);
+                    continue;
+                }
             }
             if matches!(word.state(), State::Writing | State::Reading) && word.field() == u64::from(me) {
                 cleared |= self.take_over(at, word, me, &discard);

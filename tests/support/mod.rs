@@ -336,6 +336,51 @@ pub(crate) fn await_call(pid: libc::pid_t, calls: &[Call]) {
     }
 }
 
+/// Waits until `holds`, looking every 200 µs. Panics if it does not within ten seconds.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < end, "not within ten seconds: {what}");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// Nanoseconds of a clock that all processes share.
+pub(crate) fn nanos() -> u64 {
+    // SAFETY: `timespec` is plain data, for which zeros are valid; the pointer leads to it.
+    let time = unsafe {
+        let mut time: libc::timespec = std::mem::zeroed();
+        assert_eq!(libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time), 0);
+        time
+    };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// The middle one.
+pub(crate) fn median<T: Ord + Copy>(of: &[T]) -> T {
+    let mut sorted = of.to_vec();
+    sorted.sort_unstable();
+    sorted[sorted.len() / 2]
+}
+
+/// How often a process (its first thread) has gone to sleep by itself.
+pub(crate) fn sleeps(pid: libc::pid_t) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.expect("the kernel tells").trim().parse().expect("a number")
+}
+
+/// Bytes of memory that the memory files of this process's pipes take.
+pub(crate) fn memory_of_pipes() -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let blocks = open_fds().into_iter().filter_map(|fd| {
+        let path = format!("/proc/self/fd/{fd}");
+        let is_ours = std::fs::read_link(&path).is_ok_and(|file| file.starts_with("/memfd:ringpipe (deleted)"));
+        is_ours.then(|| std::fs::metadata(path).expect("it is open").blocks())
+    });
+    512 * blocks.max().unwrap_or(0)
+}
+
 // --- words that parent and child share --------------------------------------------------------------
 
 /// A page (or more) of 64-bit words, all zero at first, shared with children forked later.

@@ -1,0 +1,566 @@
+//! A pipe for many senders and many receivers: who is woken, how soon, by how much and how fairly, and that processes come and go.
+//!
+//! `RINGPIPE_FAIR_SECONDS=60 cargo test --release --test mpmc_waking fairness -- --nocapture` is the long form of that test.
+
+mod support;
+
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use ringpipe::mpmc::{Receiver, Sender};
+use ringpipe::{AttachError, Builder, End, RecvError, SendError};
+use support::{
+    Call, Child, Random, Shared, Watchdog, alone, await_call, call_number, doing, eventually, fork, fork_copy, median,
+    nanos, poll_fd, skip, sleeps, watchdog,
+};
+
+/// Nothing takes so long unless somebody is stuck.
+const PATIENCE: Duration = Duration::from_secs(20);
+const MOMENT: Duration = Duration::from_millis(30);
+const SMALL: usize = 64 << 10;
+
+fn guard(seconds: u32) -> (MutexGuard<'static, ()>, Watchdog) {
+    let alone = alone();
+    (alone, watchdog(seconds))
+}
+
+fn small() -> (Receiver, Sender) {
+    Builder::new().capacity(SMALL).mpmc().unwrap()
+}
+
+/// A child with the receiving end only.
+fn receiving(ends: (Receiver, Sender), body: impl FnOnce(Receiver) -> i32) -> (Child, (Receiver, Sender)) {
+    fork_copy(ends, |(receiver, sender)| {
+        drop(sender);
+        body(receiver)
+    })
+}
+
+/// A child with the sending end only.
+fn sending(ends: (Receiver, Sender), body: impl FnOnce(Sender) -> i32) -> (Child, (Receiver, Sender)) {
+    fork_copy(ends, |(receiver, sender)| {
+        drop(receiver);
+        body(sender)
+    })
+}
+
+// --- one message, many who wait ------------------------------------------------------------------------
+
+/// A child that receives until end of file. Each receive adds one to the first word, after its time went to the second.
+fn sleeper(ends: (Receiver, Sender), shared: &Shared) -> (Child, (Receiver, Sender)) {
+    receiving(ends, |receiver| {
+        for message in receiver.iter() {
+            message.unwrap();
+            shared.set(1, nanos());
+            shared.word(0).fetch_add(1, Ordering::SeqCst);
+        }
+        0
+    })
+}
+
+/// Waits until all of them sleep for long: one watches the bell, and none has moved for longer than a slice.
+fn await_deep_sleep(children: &[Child]) {
+    let count = || children.iter().map(|child| sleeps(child.pid)).collect::<Vec<_>>();
+    let mut before = count();
+    eventually("all are asleep", || {
+        std::thread::sleep(Duration::from_millis(12));
+        let now = count();
+        let watched = children.iter().any(|child| {
+            let call = doing(child.pid);
+            call == call_number(Call::Park) || call == "unknown"
+        });
+        std::mem::replace(&mut before, now.clone()) == now && watched
+    });
+}
+
+#[test]
+fn one_message_wakes_two_or_three_of_six_who_sleep_and_one_of_them_gets_it_soon() {
+    const SLEEPERS: usize = 6;
+    const MESSAGES: u64 = 40;
+    let _guard = guard(60);
+    let shared = Shared::new();
+    let mut ends = small();
+    let mut children = Vec::new();
+    for _ in 0..SLEEPERS {
+        let child;
+        (child, ends) = sleeper(ends, &shared);
+        children.push(child);
+    }
+    let (receiver, sender) = ends;
+    let (mut woken, mut took) = (Vec::new(), Vec::new());
+    for n in 0..MESSAGES {
+        await_deep_sleep(&children);
+        let before: Vec<u64> = children.iter().map(|child| sleeps(child.pid)).collect();
+        let start = nanos();
+        sender.send_bytes(b"wake up").unwrap();
+        shared.await_at_least(0, n + 1);
+        took.push(shared.get(1) - start);
+        // Those that were woken for nothing are about to sleep again.
+        std::thread::sleep(Duration::from_millis(2));
+        woken.push(children.iter().zip(before).filter(|(child, before)| sleeps(child.pid) > *before).count());
+    }
+    drop((receiver, sender));
+    children.iter().for_each(Child::succeeds);
+    println!("woken: {woken:?}; received after {} µs", median(&took) / 1000);
+    assert!(median(&woken) <= 3, "{woken:?}");
+    assert!(median(&took) < 5_000_000, "{took:?}");
+    assert_eq!(shared.get(0), MESSAGES, "each was received once");
+}
+
+/// Each in turn is the one that does not answer, so that it is also the one that watches, and the one that was to be woken.
+#[test]
+fn a_message_is_received_within_some_milliseconds_though_any_one_of_those_who_sleep_is_killed() {
+    const SLEEPERS: usize = 6;
+    let _guard = guard(120);
+    for stopped_first in [false, true] {
+        let shared = Shared::new();
+        let mut ends = small();
+        let mut children = Vec::new();
+        for _ in 0..SLEEPERS {
+            let child;
+            (child, ends) = sleeper(ends, &shared);
+            children.push(child);
+        }
+        let mut took = Vec::new();
+        let mut lost = 0;
+        for n in 0..4 * SLEEPERS {
+            await_deep_sleep(&children);
+            let victim = &children[n % SLEEPERS];
+            if stopped_first {
+                victim.stop();
+            }
+            let start = nanos();
+            ends.1.send_bytes(b"wake up").unwrap();
+            victim.kill();
+            victim.wait();
+            let end = Instant::now() + 3 * MOMENT;
+            while shared.get(0) < (n + 1 - lost) as u64 && Instant::now() < end + PATIENCE {
+                // The killed one may have taken it, if it ran. It had not if it was stopped.
+                if !stopped_first && ends.0.is_empty() && Instant::now() > end {
+                    lost += 1;
+                    break;
+                }
+                std::thread::sleep(Duration::from_micros(100));
+            }
+            took.push(shared.get(1).saturating_sub(start));
+            (children[n % SLEEPERS], ends) = sleeper(ends, &shared);
+        }
+        drop(ends);
+        children.iter().for_each(Child::succeeds);
+        let worst = *took.iter().max().unwrap();
+        println!("one killed: received after {} µs, at worst {} µs, {lost} lost", median(&took) / 1000, worst / 1000);
+        assert_eq!(shared.get(0), (4 * SLEEPERS - lost) as u64);
+        assert!(median(&took) < 5_000_000, "{took:?}");
+        // Not the second after which anybody would look by himself.
+        assert!(worst < 300_000_000, "{took:?}");
+        assert!(lost <= 2 * SLEEPERS, "{lost} lost");
+    }
+}
+
+#[test]
+fn receivers_that_sleep_wake_up_about_once_a_second() {
+    const SECONDS: u64 = 3;
+    let _guard = guard(60);
+    let shared = Shared::new();
+    let mut ends = small();
+    let mut children = Vec::new();
+    for _ in 0..3 {
+        let child;
+        (child, ends) = sleeper(ends, &shared);
+        children.push(child);
+    }
+    let (single, single_ends) = sleeper(small(), &shared);
+    children.push(single);
+    await_deep_sleep(&children);
+    let before: Vec<u64> = children.iter().map(|child| sleeps(child.pid)).collect();
+    std::thread::sleep(Duration::from_secs(SECONDS));
+    let woken: Vec<u64> = children.iter().zip(before).map(|(child, before)| sleeps(child.pid) - before).collect();
+    println!("in {SECONDS} s: {woken:?}");
+    assert!(woken.iter().all(|&woken| woken <= SECONDS + 2), "in {SECONDS} s: {woken:?}");
+    drop((ends, single_ends));
+    children.iter().for_each(Child::succeeds);
+}
+
+#[test]
+fn a_burst_of_messages_keeps_all_sleepers_busy() {
+    const SLEEPERS: usize = 4;
+    let _guard = guard(60);
+    let shared = Shared::new();
+    let mut ends = small();
+    let mut children = Vec::new();
+    for n in 0..SLEEPERS {
+        let child;
+        let shared = &shared;
+        // Each message takes its receiver a while, asleep: so all of them must be woken, or it takes as long as one would.
+        (child, ends) = receiving(ends, |receiver| {
+            for message in receiver.iter() {
+                message.unwrap();
+                shared.word(10 + n).fetch_add(1, Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(20));
+                shared.word(0).fetch_add(1, Ordering::SeqCst);
+            }
+            0
+        });
+        children.push(child);
+    }
+    for round in 1..=5 {
+        await_deep_sleep(&children);
+        let start = Instant::now();
+        for _ in 0..2 * SLEEPERS {
+            ends.1.send_bytes(b"work").unwrap();
+        }
+        shared.await_at_least(0, (round * 2 * SLEEPERS) as u64);
+        let took = start.elapsed();
+        assert!(took < Duration::from_millis(20) * 2 * SLEEPERS as u32 * 3 / 4, "not side by side: {took:?}");
+    }
+    drop(ends);
+    children.iter().for_each(Child::succeeds);
+    let got: Vec<u64> = (0..SLEEPERS).map(|n| shared.get(10 + n)).collect();
+    assert!(got.iter().all(|&got| got >= 5), "{got:?}");
+}
+
+// --- descriptors ----------------------------------------------------------------------------------------------
+
+#[test]
+fn all_who_watch_the_descriptor_see_a_message_and_one_gets_it() {
+    const WATCHERS: usize = 4;
+    const ROUNDS: u64 = 50;
+    const SEEN: usize = 0;
+    const GOT: usize = 1;
+    const DONE: usize = 2;
+    const ROUND: usize = 3;
+    const SILENT: usize = 4;
+    let _guard = guard(60);
+    let shared = Shared::new();
+    let mut ends = small();
+    let mut children = Vec::new();
+    for _ in 0..WATCHERS {
+        let child;
+        (child, ends) = receiving(ends, |receiver| {
+            for round in 1..=ROUNDS {
+                assert!(support::epoll(receiver.as_fd(), PATIENCE), "message {round} was missed");
+                // Level-triggered: it stays readable, also for who asks anew.
+                assert!(support::epoll(receiver.as_fd(), Duration::ZERO));
+                assert!(poll_fd(receiver.as_fd(), libc::POLLIN, Duration::ZERO) & libc::POLLIN != 0);
+                shared.word(SEEN).fetch_add(1, Ordering::SeqCst);
+                shared.await_at_least(SEEN, round * WATCHERS as u64);
+                match receiver.try_recv_bytes() {
+                    Ok(message) => {
+                        assert_eq!(message, round.to_le_bytes());
+                        shared.word(GOT).fetch_add(1, Ordering::SeqCst);
+                    }
+                    Err(e) => assert!(matches!(e, RecvError::Empty), "{e}"),
+                }
+                shared.word(DONE).fetch_add(1, Ordering::SeqCst);
+                shared.await_at_least(DONE, round * WATCHERS as u64);
+                assert!(!support::epoll(receiver.as_fd(), Duration::ZERO), "round {round}: silent once it is empty");
+                shared.word(SILENT).fetch_add(1, Ordering::SeqCst);
+                shared.await_at_least(ROUND, round);
+            }
+            assert!(support::epoll(receiver.as_fd(), PATIENCE), "end of file was missed");
+            i32::from(!matches!(receiver.try_recv_bytes(), Err(RecvError::Disconnected)))
+        });
+        children.push(child);
+    }
+    let (receiver, sender) = ends;
+    drop(receiver);
+    for round in 1..=ROUNDS {
+        if round % 2 == 0 {
+            children.iter().for_each(|child| await_call(child.pid, &[Call::Epoll]));
+        }
+        sender.send_bytes(&round.to_le_bytes()).unwrap();
+        shared.await_at_least(SILENT, round * WATCHERS as u64);
+        assert_eq!(shared.get(GOT), round);
+        shared.set(ROUND, round);
+    }
+    drop(sender);
+    children.iter().for_each(Child::succeeds);
+}
+
+#[test]
+fn event_loops_of_several_processes_miss_nothing_while_others_block() {
+    const ROUNDS: u64 = 2_000;
+    let _guard = guard(60);
+    let shared = Shared::new();
+    let mut ends = small();
+    let mut children = Vec::new();
+    for n in 0..4 {
+        let child;
+        let shared = &shared;
+        (child, ends) = receiving(ends, |receiver| {
+            loop {
+                let got = match n {
+                    0 => receiver.recv_bytes(),
+                    _ => {
+                        assert!(poll_fd(receiver.as_fd(), libc::POLLIN, PATIENCE) != 0, "missed");
+                        receiver.try_recv_bytes()
+                    }
+                };
+                match got {
+                    Ok(_) => drop(shared.word(0).fetch_add(1, Ordering::SeqCst)),
+                    Err(RecvError::Empty) => drop(shared.word(1).fetch_add(1, Ordering::SeqCst)),
+                    Err(e) => return i32::from(!matches!(e, RecvError::Disconnected)),
+                }
+            }
+        });
+        children.push(child);
+    }
+    let (receiver, sender) = ends;
+    let mut random = Random::new(1);
+    for round in 0..ROUNDS {
+        sender.send_bytes(&vec![0; random.below(300) as usize]).unwrap();
+        if random.below(20) == 0 {
+            shared.await_at_least(0, round + 1);
+            std::thread::sleep(Duration::from_micros(random.below(7_000)));
+        }
+    }
+    shared.await_at_least(0, ROUNDS);
+    assert_eq!(shared.get(0), ROUNDS);
+    assert!(receiver.is_empty());
+    let needless = shared.get(1);
+    std::thread::sleep(Duration::from_millis(100));
+    let idle = shared.get(1) - needless;
+    println!("{needless} needless looks, {idle} while idle");
+    assert!(idle < 20, "{idle} looks while there was nothing");
+    drop((receiver, sender));
+    children.iter().for_each(Child::succeeds);
+}
+
+// --- fairness -------------------------------------------------------------------------------------------------
+
+#[test]
+fn fairness_none_of_four_senders_and_four_receivers_gets_less_than_a_twentieth_of_the_mean() {
+    const SIDE: usize = 4;
+    const OVER: usize = 8;
+    let seconds = std::env::var("RINGPIPE_FAIR_SECONDS").map_or(2.0, |n| n.parse().expect("a number of seconds"));
+    let _guard = guard(60 + seconds as u32);
+    let shared = Shared::new();
+    let mut ends = small();
+    let mut children = Vec::new();
+    for n in 0..2 * SIDE {
+        let (mine, over) = (shared.word(n), shared.word(OVER));
+        let child;
+        (child, ends) = match n < SIDE {
+            true => sending(ends, |sender| {
+                while over.load(Ordering::Relaxed) == 0 {
+                    sender.send_bytes(&[n as u8; 64]).unwrap();
+                    mine.fetch_add(1, Ordering::Relaxed);
+                }
+                0
+            }),
+            false => receiving(ends, |receiver| {
+                let mut buf = [0; 64];
+                while receiver.recv_bytes_into(&mut buf, 0).is_ok() {
+                    // The race is over, but what was sent is received.
+                    mine.fetch_add(1 - over.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
+                0
+            }),
+        };
+        children.push(child);
+    }
+    drop(ends);
+    std::thread::sleep(Duration::from_secs_f64(seconds));
+    let counts: Vec<u64> = (0..2 * SIDE).map(|n| shared.get(n)).collect();
+    shared.set(OVER, 1);
+    children.iter().for_each(Child::succeeds);
+    println!("in {seconds} s: sent {:?}, received {:?}", &counts[..SIDE], &counts[SIDE..]);
+    for side in counts.chunks(SIDE) {
+        let mean = side.iter().sum::<u64>() / SIDE as u64;
+        assert!(mean > 100 && side.iter().all(|&count| count >= mean / 20), "{side:?}");
+    }
+}
+
+// --- coming and going ------------------------------------------------------------------------------------------
+
+/// More of them than there are numbers, some dozens at a time, while two receive.
+#[test]
+fn processes_come_and_go_by_the_hundred_and_nothing_is_lost() {
+    const COUNT: usize = if cfg!(debug_assertions) { 400 } else { 1_200 };
+    const AT_A_TIME: usize = 24;
+    let _guard = guard(120);
+    // For each child: 1 before it sends, 2 after. Behind them, how often its message was received.
+    let shared = Shared::with_words(2 * COUNT);
+    let mut ends = small();
+    let mut receivers = Vec::new();
+    for _ in 0..2 {
+        let child;
+        (child, ends) = receiving(ends, |receiver| {
+            for message in receiver.iter() {
+                let n = u64::from_le_bytes(message.unwrap()[..8].try_into().unwrap()) as usize;
+                shared.word(COUNT + n).fetch_add(1, Ordering::SeqCst);
+            }
+            0
+        });
+        receivers.push(child);
+    }
+    let mut random = Random::new(5);
+    let mut here: Vec<(usize, Child)> = Vec::new();
+    let mut killed = 0;
+    for n in 0..COUNT {
+        let how = random.below(4);
+        let child;
+        (child, ends) = sending(ends, |sender| {
+            let mut message = vec![0; 8 + (n * 37) % 400];
+            message[..8].copy_from_slice(&(n as u64).to_le_bytes());
+            shared.set(n, 1);
+            if how == 0 {
+                // Killed some time in here.
+                let _room = sender.reserve(message.len()).unwrap();
+                std::thread::sleep(Duration::from_micros(300));
+            }
+            sender.send_bytes(&message).unwrap();
+            shared.set(n, 2);
+            if how == 0 {
+                std::thread::sleep(PATIENCE);
+            }
+            0
+        });
+        if how == 0 {
+            killed += 1;
+            eventually("the child begins", || shared.get(n) > 0);
+            std::thread::sleep(Duration::from_micros(random.below(500)));
+            child.kill();
+        }
+        here.push((n, child));
+        if here.len() == AT_A_TIME {
+            let (n, child) = here.remove(random.below(AT_A_TIME as u64) as usize);
+            assert!(child.wait().was_killed() || shared.get(n) == 2);
+        }
+    }
+    for (n, child) in &here {
+        assert!(child.wait().was_killed() || shared.get(*n) == 2);
+    }
+    drop(ends);
+    receivers.iter().for_each(Child::succeeds);
+    let (mut unsent, mut wrong) = (0, Vec::new());
+    for n in 0..COUNT {
+        match (shared.get(n), shared.get(COUNT + n)) {
+            (2, 1) => {}
+            // Killed before it knew.
+            (1, 0 | 1) => unsent += 1,
+            (sent, got) => wrong.push((n, sent, got)),
+        }
+    }
+    println!("{COUNT} processes, {killed} killed, {unsent} of them in the act");
+    assert!(wrong.is_empty(), "{wrong:?}");
+    assert!(unsent <= killed);
+}
+
+/// Lets this process have so many descriptors. False if it may not.
+fn may_have_descriptors(count: u64) -> bool {
+    // SAFETY: the structure is plain data and outlives the calls.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit), 0);
+        if (limit.rlim_cur as u64) < count {
+            limit.rlim_cur = limit.rlim_max.min(count as libc::rlim_t);
+            assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &limit), 0);
+        }
+        limit.rlim_cur as u64 >= count
+    }
+}
+
+/// How many sides of a pipe can be in use at a time.
+const SIDES: usize = 1024;
+
+/// So many more senders, each as if of another process.
+fn crowd(sender: &Sender, count: usize) -> Vec<Sender> {
+    let (here, there) = UnixStream::pair().unwrap();
+    let attach = |_| {
+        sender.clone().send_to(&here).unwrap();
+        Sender::recv_from(&there).unwrap()
+    };
+    (0..count).map(attach).collect()
+}
+
+#[test]
+fn as_many_sides_as_there_are_numbers_take_part_and_one_more_is_refused() {
+    let _guard = guard(60);
+    if !may_have_descriptors(2 * SIDES as u64 + 200) {
+        return skip("as many sides as there can be", "not so many descriptors are allowed");
+    }
+    let (receiver, sender) = small();
+    let mut all = crowd(&sender, SIDES - 2);
+    for (i, sender) in all.iter().enumerate() {
+        sender.send_bytes(&i.to_le_bytes()).unwrap();
+        assert_eq!(receiver.recv_bytes().unwrap(), i.to_le_bytes());
+    }
+    let (here, there) = UnixStream::pair().unwrap();
+    let quota = std::io::ErrorKind::QuotaExceeded;
+    for _ in 0..2 {
+        sender.clone().send_to(&here).unwrap();
+        let what = Sender::recv_from(&there).map(drop);
+        assert!(matches!(&what, Err(AttachError::Io(e)) if e.kind() == quota), "{what:?}");
+    }
+    // Nor can a child take part with what it inherited, while its parent can.
+    let child = fork(|| {
+        let sent = sender.try_send_bytes(b"");
+        assert!(matches!(&sent, Err(SendError::Io(e)) if e.kind() == quota), "{sent:?}");
+        let room = sender.reserve(1).map(drop);
+        assert!(matches!(&room, Err(SendError::Io(e)) if e.kind() == quota), "{room:?}");
+        let got = receiver.recv_bytes();
+        assert!(matches!(&got, Err(RecvError::Attach(AttachError::Io(e))) if e.kind() == quota), "{got:?}");
+        assert!(matches!(receiver.iter().next(), Some(Err(RecvError::Attach(_)))));
+        assert!(matches!(receiver.poll(None), Err(RecvError::Attach(_))));
+        0
+    });
+    child.succeeds();
+    sender.send_bytes(b"goes on").unwrap();
+    assert_eq!(receiver.recv_bytes().unwrap(), b"goes on");
+    for _ in 0..3 {
+        drop(all.remove(all.len() / 2));
+        all.extend(crowd(&sender, 1));
+        all.last().unwrap().send_bytes(b"in its place").unwrap();
+        assert_eq!(receiver.recv_bytes().unwrap(), b"in its place");
+    }
+}
+
+/// One number is free, so whoever comes gets that of the last who was killed.
+#[test]
+fn who_gets_the_number_of_a_killed_one_does_not_keep_what_that_held() {
+    let _guard = guard(60);
+    if !may_have_descriptors(2 * SIDES as u64 + 200) {
+        return skip("the number of a killed one", "not so many descriptors are allowed");
+    }
+    let (receiver, sender) = small();
+    let all = crowd(&sender, SIDES - 3);
+    let shared = Shared::new();
+    for round in 1..=6 {
+        sender.send_bytes(b"held").unwrap();
+        let writes = round % 2 == 0;
+        let child = fork(|| {
+            // One side only, for there is one number.
+            let (_read, _room);
+            if writes {
+                _room = sender.reserve(100).unwrap();
+            } else {
+                _read = receiver.recv_guard().unwrap();
+            }
+            shared.set(0, round);
+            std::thread::sleep(PATIENCE);
+            0
+        });
+        shared.await_at_least(0, round);
+        if writes {
+            assert_eq!(receiver.recv_bytes().unwrap(), b"held");
+        }
+        sender.send_bytes(b"behind").unwrap();
+        child.kill();
+        child.wait();
+        // Before anybody else had to find out.
+        let next = crowd(&sender, 1);
+        assert_eq!(receiver.try_recv_bytes().unwrap(), b"behind");
+        next[0].send_bytes(b"by who has the number now").unwrap();
+        assert_eq!(receiver.recv_bytes().unwrap(), b"by who has the number now");
+        // The whole ring can be used.
+        for _ in 0..SMALL / 64 {
+            sender.try_send_bytes(b"").unwrap();
+        }
+        assert_eq!(receiver.try_iter().map(Result::unwrap).count(), SMALL / 64);
+    }
+    drop(all);
+}
