@@ -51,6 +51,7 @@
 //!   claim there.
 //! - M2 (release, `DONE`) pairs with T2 (acquire, the walk over `DONE`), M3 (release, `free`) with T3 (acquire, `free`): a reader's copying is over
 //!   before a writer claims the cells anew.
+//! - M4 (release, claims) pairs with T1: a walk that finds a record of a newer lap finds `free` beyond where it stands, and gets on.
 //!
 //! # Hostile peers
 //!
@@ -385,8 +386,8 @@ impl Ring {
                 true => Word::new(lap, TO_THE_END, 0, State::Done),
                 false => Word::new(lap, code, owner.into(), State::Writing),
             };
-            // What it claims was read and given up before `free` passed it (T3).
-            let (won, lost) = (Ordering::Relaxed, Ordering::Relaxed);
+            // What it claims was read and given up before `free` passed it (T3). Who finds it there finds `free` as it is now (M4).
+            let (won, lost) = (Ordering::Release, Ordering::Relaxed);
             if self.word(at).compare_exchange(old.0, word.0, won, lost).is_err() {
                 continue;
             }
