@@ -24,6 +24,7 @@
 //! | `READY` => `READING` | a reader takes it | compare-exchange |
 //! | `READING` => `DONE` | its owner has read it | store |
 //! | `WRITING`, `READING` of a dead owner => `READING` of another, who drops it | whoever is in want of it | compare-exchange |
+//! | `READING` of a dead owner => `DONE` | who comes with the same number | compare-exchange |
 //!
 //! # The words are the truth
 //!
@@ -523,6 +524,12 @@ impl Ring {
 
     fn take_over(&self, at: u64, word: Word, me: Owner, discard: impl Fn(Held)) -> bool {
         let mine = word.with(me.into(), State::Reading);
+        if mine == word {
+            // Of a predecessor of the same name: whoever has found it dead may take this over as well, and only a word that differs says who has
+            // done so. What lies outside of the ring stays there until it is written over.
+            let done = word.with(0, State::Done);
+            return self.word(at).compare_exchange(word.0, done.0, Ordering::AcqRel, Ordering::Relaxed).is_ok(); // M2
+        }
         let (won, lost) = (Ordering::Acquire, Ordering::Relaxed);
         if self.word(at).compare_exchange(word.0, mine.0, won, lost).is_err() {
             return false;
