@@ -24,6 +24,7 @@
 //! | `READY` => `READING` | a reader takes it | compare-exchange |
 //! | `READING` => `DONE` | its owner has read it | store |
 //! | `WRITING`, `READING` of a dead owner => `READING` of another, who drops it | whoever is in want of it | compare-exchange |
+//! | `READING` of a dead owner => `DONE` | who comes with the same number | compare-exchange |
 //!
 //! # The words are the truth
 //!
@@ -51,6 +52,7 @@
 //!   claim there.
 //! - M2 (release, `DONE`) pairs with T2 (acquire, the walk over `DONE`), M3 (release, `free`) with T3 (acquire, `free`): a reader's copying is over
 //!   before a writer claims the cells anew.
+//! - M4 (release, claims) pairs with T1: a walk that finds a record of a newer lap finds `free` beyond where it stands, and gets on.
 //!
 //! # Hostile peers
 //!
@@ -448,8 +450,8 @@ impl Ring {
     /// Writes a word at the tail, if nobody else has been there.
     #[inline(always)]
     fn claim_at(&self, at: u64, old: Word, word: Word) -> bool {
-        // What it claims was read and given up before `free` passed it (T3).
-        let (won, lost) = (Ordering::Relaxed, Ordering::Relaxed);
+        // What it claims was read and given up before `free` passed it (T3). Who finds it there finds `free` as it is now (M4).
+        let (won, lost) = (Ordering::Release, Ordering::Relaxed);
         if self.word(at).compare_exchange(old.0, word.0, won, lost).is_err() {
             return false;
         }
@@ -603,6 +605,12 @@ impl Ring {
 
     fn take_over(&self, at: u64, word: Word, me: Owner, discard: impl Fn(Held)) -> bool {
         let mine = word.with(me.into(), State::Reading);
+        if mine == word {
+            // Of a predecessor of the same name: whoever has found it dead may take this over as well, and only a word that differs says who has
+            // done so. What lies outside of the ring stays there until it is written over.
+            let done = word.with(0, State::Done);
+            return self.word(at).compare_exchange(word.0, done.0, Ordering::AcqRel, Ordering::Relaxed).is_ok(); // M2
+        }
         let (won, lost) = (Ordering::Acquire, Ordering::Relaxed);
         if self.word(at).compare_exchange(word.0, mine.0, won, lost).is_err() {
             return false;
