@@ -705,18 +705,24 @@ fn only_a_commit_sends_what_was_written_to_a_reservation() {
 #[test]
 fn what_is_dropped_wakes_who_waits_behind_it() {
     let _guard = guard();
-    for parked in [false, true] {
+    // Who waits for what is held does not park, but sleeps in slices: in the first, or in a later one.
+    for rest in [Duration::ZERO, Duration::from_millis(20)] {
         let (receiver, sender) = small();
         let room = sender.reserve(10).unwrap();
         sender.send_bytes(b"behind").unwrap();
-        let got = blocked(parked, || receiver.recv_bytes(), || drop(room));
+        let release = || {
+            std::thread::sleep(rest);
+            drop(room);
+        };
+        let got = blocked(false, || receiver.recv_bytes(), release);
         assert_eq!(got.unwrap(), b"behind");
         let room = sender.reserve(10).unwrap();
         fill_up(&sender);
         let sent = blocked(
-            parked,
+            false,
             || sender.send_bytes(b"more"),
             || {
+                std::thread::sleep(rest);
                 drop(room);
                 drop(receiver.try_recv_bytes().unwrap());
             },
