@@ -287,16 +287,7 @@ impl Receiver {
     }
 
     /// Waits for a message; one that nobody had taken when this returned.
-    #[inline(always)]
     fn front(&self, deadline: Deadline, me: Owner) -> Result<Message, RecvError> {
-        match self.side.ring.look() {
-            Front::Message(message) => Ok(message),
-            _ => self.await_front(deadline, me),
-        }
-    }
-
-    #[inline(never)]
-    fn await_front(&self, deadline: Deadline, me: Owner) -> Result<Message, RecvError> {
         for turn in 1_u32.. {
             match self.side.ring.look() {
                 Front::Message(message) => return Ok(message),
@@ -317,7 +308,6 @@ impl Receiver {
     }
 
     /// How long a message is. If somebody else takes it meanwhile, that means nothing.
-    #[inline(always)]
     fn len_of(&self, message: Message) -> u64 {
         message.len.map_or_else(|| self.side.ring.peek(message), |len| len as u64)
     }
@@ -441,6 +431,24 @@ impl Receiver {
 
     #[inline(always)]
     fn recv_into_until(&self, buf: &mut [u8], offset: usize, deadline: Deadline) -> Result<usize, RecvIntoError> {
+        if offset <= buf.len() {
+            let room = &mut buf[offset..];
+            if let (Ok(me), Some((message, len))) = (self.me(), self.side.ring.at_hand()) {
+                if len <= room.len() {
+                    if let Some(held) = self.side.ring.take(message, me) {
+                        // SAFETY: the message lies in the ring, and fits in the buffer.
+                        unsafe { copy(self.side.ring.payload(held).as_ptr(), room.as_mut_ptr(), len) };
+                        self.release(held);
+                        return Ok(len);
+                    }
+                }
+            }
+        }
+        self.recv_into_slow(buf, offset, deadline)
+    }
+
+    #[inline(never)]
+    fn recv_into_slow(&self, buf: &mut [u8], offset: usize, deadline: Deadline) -> Result<usize, RecvIntoError> {
         let len = buf.len();
         let buf = buf.get_mut(offset..).ok_or(RecvIntoError::BadOffset { offset, len })?;
         let (room, mut message) = (buf.len(), Vec::new());

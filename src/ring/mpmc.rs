@@ -521,30 +521,28 @@ impl Ring {
         self.word(held.position).store(ready.0, Ordering::Release); // M1
     }
 
+    /// The message that comes next, and its length, if the hint leads to it and it is not a long one.
+    #[inline(always)]
+    pub(crate) fn at_hand(&self) -> Option<(Message, usize)> {
+        let position = self.control().head.0.load(Ordering::Relaxed);
+        let word = Word(self.word(position).load(Ordering::Acquire)); // T1
+        let (cells, slack, rest) = (word.cells(), word.field() as usize, self.cells - self.index(position));
+        let ready = word.compare(self.lap(position)) == Lap::Same && word.state() == State::Ready;
+        if !ready || cells == TO_THE_END || cells > rest.min(MAX_CELLS) || slack > CELL {
+            return None;
+        }
+        let len = cells as usize * CELL - slack;
+        Some((Message { position, word, len: Some(len) }, len))
+    }
+
     /// What comes next.
-    #[inline(always)]
     pub(crate) fn look(&self) -> Front {
-        let at = self.control().head.0.load(Ordering::Relaxed);
-        let word = Word(self.word(at).load(Ordering::Acquire)); // T1
-        match (word.compare(self.lap(at)), word.state()) {
-            (Lap::Same, State::Ready) => self.judge(at, word),
-            _ => self.search_front(),
-        }
-    }
-
-    /// Looks for what comes next where the hint is out of date, or there is nothing.
-    #[inline(never)]
-    fn search_front(&self) -> Front {
-        match self.find_head() {
-            Reached::Unclaimed(..) => Front::Empty,
-            Reached::Astray => Front::Corrupt,
-            Reached::Record(_, word) if word.state() == State::Writing => Front::Busy,
-            Reached::Record(at, word) => self.judge(at, word),
-        }
-    }
-
-    #[inline(always)]
-    fn judge(&self, position: u64, word: Word) -> Front {
+        let (position, word) = match self.find_head() {
+            Reached::Unclaimed(..) => return Front::Empty,
+            Reached::Astray => return Front::Corrupt,
+            Reached::Record(_, word) if word.state() == State::Writing => return Front::Busy,
+            Reached::Record(at, word) => (at, word),
+        };
         let (cells, slack, rest) = (word.cells(), word.field() as usize, self.cells - self.index(position));
         match cells {
             QUARTER if self.quarter() <= rest => Front::Message(Message { position, word, len: None }),
