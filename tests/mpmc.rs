@@ -705,7 +705,7 @@ fn only_a_commit_sends_what_was_written_to_a_reservation() {
 #[test]
 fn what_is_dropped_wakes_who_waits_behind_it() {
     let _guard = guard();
-    // Who waits for what is held does not park, but sleeps in slices: in the first, or in a later one.
+    // Whoever waits for what is held does not park, but sleeps in slices: in the first, or in a later one.
     for rest in [Duration::ZERO, Duration::from_millis(20)] {
         let (receiver, sender) = small();
         let room = sender.reserve(10).unwrap();
