@@ -113,7 +113,8 @@ fn wake_one(sleepers: &AtomicU32) {
 }
 
 fn wake_all(sleepers: &AtomicU32) {
-    if sleepers.load(Ordering::SeqCst) & ASLEEP == 0 {
+    fence(Ordering::SeqCst); // N2
+    if sleepers.load(Ordering::Relaxed) & ASLEEP == 0 {
         return;
     }
     let word = sleepers.fetch_add(SEQUENCE, Ordering::SeqCst).wrapping_add(SEQUENCE);
@@ -225,7 +226,8 @@ impl Crowd {
     /// Wakes one of our own side, for what we do not take ourselves.
     pub(crate) fn pass_on(&self) {
         let sleepers = &self.mine().sleepers;
-        if sleepers.load(Ordering::SeqCst) & ASLEEP != 0 {
+        fence(Ordering::SeqCst); // N2
+        if sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {
             wake_one(sleepers);
         }
     }
