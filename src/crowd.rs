@@ -344,6 +344,10 @@ impl Crowd {
         if ready || self.bell.departed() && self.bell.ask_about_departure() {
             return;
         }
+        // Whoever led until now found nobody to wake.
+        if long && self.mine().leader.load(Ordering::Relaxed) == 0 {
+            return;
+        }
         sys::futex_wait(sleepers, next(word), until);
     }
 
