@@ -20,9 +20,9 @@ pub(crate) const MODELS: &[Model] = &[
     Model { name: "crowd-sleepers", preemptions: Some(2), body: sleepers },
     Model { name: "crowd-two-publishers", preemptions: Some(1), body: two_publishers },
     Model { name: "crowd-lead", preemptions: Some(2), body: lead },
-    Model { name: "crowd-lead-of-three", preemptions: Some(1), body: lead_of_three },
+    Model { name: "crowd-lead-of-three", preemptions: Some(0), body: lead_of_three },
     Model { name: "crowd-room", preemptions: Some(2), body: room },
-    Model { name: "crowd-room-for-three", preemptions: Some(1), body: room_for_three },
+    Model { name: "crowd-room-for-three", preemptions: Some(0), body: room_for_three },
 ];
 
 fn with_slices() -> impl Iterator<Item = Machine> {

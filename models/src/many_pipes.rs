@@ -7,7 +7,7 @@ use std::sync::Arc;
 use loom::thread;
 
 use crate::bell;
-use crate::error::{RecvError, SendError};
+use crate::error::RecvError;
 use crate::explore::{Explorer, Model};
 use crate::mpmc::{Receiver, Sender};
 use crate::segment::Segment;
@@ -15,14 +15,12 @@ use crate::sync::{Machine, OwnedFd, process};
 
 pub(crate) const MODELS: &[Model] = &[
     Model { name: "many-two-sleepers", preemptions: Some(1), body: two_sleepers },
-    Model { name: "many-two-senders", preemptions: Some(1), body: two_senders },
+    Model { name: "many-two-senders", preemptions: Some(0), body: two_senders },
     Model { name: "many-end-of-file", preemptions: Some(1), body: end_of_file },
-    Model { name: "many-room-for-two", preemptions: Some(1), body: room_for_two },
+    Model { name: "many-waits-for-room", preemptions: Some(0), body: waits_for_room },
     Model { name: "many-lead", preemptions: Some(1), body: lead },
-    Model { name: "many-lead-of-three", preemptions: Some(1), body: lead_of_three },
-    Model { name: "many-lead-of-senders", preemptions: Some(1), body: lead_of_senders },
     Model { name: "many-sender-killed", preemptions: Some(1), body: sender_killed },
-    Model { name: "many-woken-killed", preemptions: Some(1), body: woken_killed },
+    Model { name: "many-woken-killed", preemptions: Some(0), body: woken_killed },
     Model { name: "many-room-held-by-killed", preemptions: Some(1), body: room_held_by_killed },
 ];
 
@@ -146,24 +144,23 @@ fn end_of_file(explorer: &Explorer) {
     }
 }
 
-/// Two who sleep because the ring is full, while it is drained.
-fn room_for_two(explorer: &Explorer) {
+/// A sender who sleeps because the ring is full, while two receive.
+fn waits_for_room(explorer: &Explorer) {
     for machine in Machine::all() {
         explorer.explore_on(machine, || {
             let pipe = Pipe::new(4);
-            let (receiver, first) = (pipe.receiver(), pipe.sender());
-            let second = pipe.sender();
-            (0..4).for_each(|n| send(&first, n));
-            let senders = [(first, 4), (second, 5)].map(|(sender, n)| {
-                thread::spawn(move || {
-                    send(&sender, n);
-                    sender
-                })
+            let (sender, here, there) = (pipe.sender(), pipe.receiver(), pipe.receiver());
+            (0..4).for_each(|n| send(&sender, n));
+            let receiving = thread::spawn(move || (recv(&there), there));
+            let sending = thread::spawn(move || {
+                send(&sender, 4);
+                sender
             });
-            let got: Vec<u64> = (0..6).filter_map(|_| recv(&receiver)).collect();
-            let _senders = senders.map(|sender| sender.join().unwrap());
-            assert_eq!(got[..4], [0, 1, 2, 3]);
-            assert_eq!(sorted(&[&got]), [0, 1, 2, 3, 4, 5]);
+            let first: Vec<u64> = (0..2).filter_map(|_| recv(&here)).collect();
+            let (second, _there) = receiving.join().unwrap();
+            let _sender = sending.join().unwrap();
+            let rest: Vec<u64> = (0..2).filter_map(|_| recv(&here)).collect();
+            assert_eq!(sorted(&[&first, second.as_slice(), &rest]), [0, 1, 2, 3, 4]);
         });
     }
 }
@@ -186,53 +183,6 @@ fn lead(explorer: &Explorer) {
             let (second, _there) = receiving.join().unwrap();
             sending.join().unwrap();
             assert_eq!(sorted(&[&first, second.as_slice()]), [0, 1]);
-        });
-    }
-}
-
-/// Who leads leaves, and whoever it wakes in its place leaves as well: a third who sleeps must not be left without anybody who leads.
-fn lead_of_three(explorer: &Explorer) {
-    for machine in with_slices() {
-        explorer.explore_on(machine, || {
-            let pipe = Pipe::new(4);
-            let (sender, here) = (pipe.sender(), pipe.receiver());
-            let others = [pipe.receiver(), pipe.receiver()];
-            drop(pipe);
-            let receiving = others.map(|there| thread::spawn(move || (recv(&there), there)));
-            let sending = thread::spawn(move || {
-                process(None, || {
-                    (0..2).for_each(|n| send(&sender, n));
-                    crate::sync::die();
-                })
-            });
-            let first = everything(&here);
-            let others = receiving.map(|there| there.join().unwrap());
-            sending.join().unwrap();
-            let [second, third] = [0, 1].map(|n: usize| others[n].0);
-            assert_eq!(sorted(&[&first, second.as_slice(), third.as_slice()]), [0, 1]);
-        });
-    }
-}
-
-/// The same where senders wait for room: who leads gets some, and the other finds what there is besides.
-fn lead_of_senders(explorer: &Explorer) {
-    for machine in with_slices() {
-        explorer.explore_on(machine, || {
-            let pipe = Pipe::new(8);
-            let (receiver, first) = (pipe.receiver(), pipe.sender());
-            let second = pipe.sender();
-            (0..8).for_each(|n| send(&first, n));
-            let senders = [(first, 8), (second, 9)].map(|(sender, n)| {
-                thread::spawn(move || {
-                    send(&sender, n);
-                    sender
-                })
-            });
-            // Room for both, in small pieces, for which it does not wake everybody.
-            let got: Vec<u64> = (0..2).filter_map(|_| recv(&receiver)).collect();
-            let _senders = senders.map(|sender| sender.join().unwrap());
-            let rest: Vec<u64> = (0..8).filter_map(|_| recv(&receiver)).collect();
-            assert_eq!(sorted(&[&got, &rest]), Vec::from_iter(0..10));
         });
     }
 }
@@ -290,7 +240,7 @@ fn woken_killed(explorer: &Explorer) {
     }
 }
 
-/// A receiver is killed at any of its steps, while a sender waits for the room that it had.
+/// A receiver is killed at any of its steps, while a sender waits for the room that it had, and nobody else receives.
 fn room_held_by_killed(explorer: &Explorer) {
     for machine in with_slices() {
         explorer.kill_at_each_step(machine, |step| {
@@ -298,28 +248,26 @@ fn room_held_by_killed(explorer: &Explorer) {
             let (sender, here, there) = (pipe.sender(), pipe.receiver(), pipe.receiver());
             drop(pipe);
             (0..4).for_each(|n| send(&sender, n));
-            let receiving = thread::spawn(move || {
-                let mut got = None;
-                let killed = process(step, || {
-                    got = recv(&there);
-                    drop(there);
-                });
-                (killed, got)
+            // What is behind it is read already.
+            let sending = thread::spawn(move || {
+                let sent = sender.send_bytes(&message(4)).is_ok();
+                (sent, sender)
             });
-            let sending = thread::spawn(move || (4..6).for_each(|n| send(&sender, n)));
-            let first: Vec<u64> = everything(&here);
-            let (killed, second) = receiving.join().unwrap();
-            sending.join().unwrap();
-            let got = sorted(&[&first, second.as_slice()]);
-            let lost = (0..6).filter(|n| !got.contains(n)).count();
-            assert!(got.len() + lost == 6 && lost <= usize::from(killed), "{got:?}");
+            let mut got = None;
+            let killed = process(step, || {
+                got = recv(&there);
+                drop(there);
+            });
+            // If nothing had been taken, there is no room before something is.
+            let first = if got.is_none() { recv(&here) } else { None };
+            let (sent, sender) = sending.join().unwrap();
+            drop(sender);
+            assert!(sent);
+            let rest = everything(&here);
+            let all = sorted(&[got.as_slice(), first.as_slice(), &rest]);
+            let lost = (0..5).filter(|n| !all.contains(n)).count();
+            assert!(all.len() + lost == 5 && lost <= usize::from(killed), "{all:?}");
             killed
         });
     }
-}
-
-/// Whoever has no more receivers learns of it.
-#[allow(dead_code)]
-fn is_broken(result: Result<(), SendError>) -> bool {
-    matches!(result, Err(SendError::Disconnected))
 }

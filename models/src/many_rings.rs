@@ -14,17 +14,17 @@ use crate::segment::Segment;
 use crate::sync::{AtomicU64, Machine, Ordering, process};
 
 pub(crate) const MODELS: &[Model] = &[
-    Model { name: "many-publication", preemptions: Some(3), body: publication },
+    Model { name: "many-publication", preemptions: Some(2), body: publication },
     Model { name: "many-room", preemptions: Some(3), body: room },
-    Model { name: "many-room-of-two-readers", preemptions: Some(3), body: room_of_two_readers },
-    Model { name: "many-laps", preemptions: Some(3), body: laps },
-    Model { name: "many-padding", preemptions: Some(3), body: padding },
+    Model { name: "many-room-of-two-readers", preemptions: Some(2), body: room_of_two_readers },
+    Model { name: "many-laps", preemptions: Some(1), body: laps },
+    Model { name: "many-padding", preemptions: Some(2), body: padding },
     Model { name: "many-cut-short", preemptions: Some(3), body: cut_short },
     Model { name: "many-writer-killed", preemptions: Some(2), body: writer_killed },
-    Model { name: "many-reader-killed", preemptions: Some(2), body: reader_killed },
+    Model { name: "many-reader-killed", preemptions: Some(1), body: reader_killed },
     Model { name: "many-helper-killed", preemptions: Some(1), body: helper_killed },
-    Model { name: "many-two-helpers", preemptions: Some(3), body: two_helpers },
-    Model { name: "many-newcomer", preemptions: Some(3), body: newcomer },
+    Model { name: "many-two-helpers", preemptions: Some(2), body: two_helpers },
+    Model { name: "many-newcomer", preemptions: None, body: newcomer },
 ];
 
 const NOBODY_WAITS: Machine = Machine { membarrier: false, slices_end: false };
@@ -365,7 +365,7 @@ fn helper_killed(explorer: &Explorer) {
                 a.set_dead(1, killed);
                 (killed, done)
             });
-            let other = thread::spawn(move || drop(b.repair(2)));
+            let other = thread::spawn(move || b.repair(2));
             let here = Vec::from_iter(many.recv(3));
             let (killed, done) = dying.join().unwrap();
             other.join().unwrap();

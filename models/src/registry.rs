@@ -61,6 +61,8 @@ struct Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         let (number, segment) = (usize::from(self.number), Arc::clone(&self.segment));
-        give_back(move || drop(segment.member_locks()[number].swap(0, Ordering::AcqRel)));
+        give_back(move || {
+            segment.member_locks()[number].swap(0, Ordering::AcqRel);
+        });
     }
 }
