@@ -25,8 +25,11 @@
 //! 1. *Spin*, as a single waiter does.
 //! 2. *Sleep* for one slice.
 //! 3. *Lead*, if nobody does, or a member that is dead: park in `ppoll` on the bell. A message then wakes two: the leader, by the bell, and one
-//!    of those asleep, so that it is found even if one of them is killed before it gets there. A leader who leaves wakes one to take its place.
+//!    of those asleep, so that it is found even if one of them is killed before it gets there.
 //! 4. Or else *follow*: sleep for long.
+//!
+//! Nobody follows without a leader: who leads gives that up by leaving, and whoever leaves while some follow ([`FOLLOWED`]) and nobody leads wakes one
+//! more. One that is woken so leads, or leaves as well.
 //!
 //! # What is held
 //!
@@ -51,7 +54,9 @@ use crate::sys;
 use crate::wait::{PARK, SLICE, SPIN_CHECK, Wake};
 
 const ASLEEP: u32 = 1;
-const SEQUENCE: u32 = 2;
+/// Among those asleep may be some who follow.
+const FOLLOWED: u32 = 2;
+const SEQUENCE: u32 = 4;
 
 /// Nanoseconds between two wake-ups for little room.
 const ROOM_GAP: u64 = 100_000;
@@ -113,7 +118,8 @@ fn wake_one(sleepers: &AtomicU32) {
 }
 
 fn wake_all(sleepers: &AtomicU32) {
-    if sleepers.load(Ordering::SeqCst) & ASLEEP == 0 {
+    fence(Ordering::SeqCst); // N2
+    if sleepers.load(Ordering::Relaxed) & ASLEEP == 0 {
         return;
     }
     let word = sleepers.fetch_add(SEQUENCE, Ordering::SeqCst).wrapping_add(SEQUENCE);
@@ -123,7 +129,7 @@ fn wake_all(sleepers: &AtomicU32) {
 
 /// Nobody is asleep, unless the word has changed.
 fn stand_down(sleepers: &AtomicU32, word: u32) {
-    let _ = sleepers.compare_exchange(word, word & !ASLEEP, Ordering::SeqCst, Ordering::Relaxed);
+    let _ = sleepers.compare_exchange(word, word & !(ASLEEP | FOLLOWED), Ordering::SeqCst, Ordering::Relaxed);
 }
 
 /// After `number` changed hands: its last holder may have died leading.
@@ -225,7 +231,8 @@ impl Crowd {
     /// Wakes one of our own side, for what we do not take ourselves.
     pub(crate) fn pass_on(&self) {
         let sleepers = &self.mine().sleepers;
-        if sleepers.load(Ordering::SeqCst) & ASLEEP != 0 {
+        fence(Ordering::SeqCst); // N2
+        if sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {
             wake_one(sleepers);
         }
     }
@@ -237,6 +244,7 @@ impl Crowd {
     #[inline(never)]
     pub(crate) fn wait(&self, deadline: Deadline, me: Owner, sought: &impl Sought) -> Wake {
         let wake = self.wait_in_stages(deadline, me, sought);
+        self.leave_nobody_without_a_leader();
         if wake == Wake::TimedOut {
             self.settle(sought);
         }
@@ -340,7 +348,8 @@ impl Crowd {
     /// Sleeps on the futex, unless there is something to be seen. For long, or for a slice at most.
     fn sleep(&self, until: Deadline, long: bool, sought: &impl Sought) {
         let sleepers = &self.mine().sleepers;
-        let next = |word: u32| word.wrapping_add(SEQUENCE) | ASLEEP;
+        let bits = if long { ASLEEP | FOLLOWED } else { ASLEEP };
+        let next = |word: u32| word.wrapping_add(SEQUENCE) | bits;
         let mut word = sleepers.load(Ordering::Relaxed);
         while let Err(now) = sleepers.compare_exchange_weak(word, next(word), Ordering::SeqCst, Ordering::Relaxed) {
             word = now;
@@ -355,6 +364,10 @@ impl Crowd {
         if ready || self.bell.departed() && self.bell.ask_about_departure() {
             return;
         }
+        // Whoever led until now found nobody to wake.
+        if long && self.mine().leader.load(Ordering::Relaxed) == 0 {
+            return;
+        }
         sys::futex_wait(sleepers, next(word), until);
     }
 
@@ -367,16 +380,24 @@ impl Crowd {
         leader.compare_exchange(seen, u32::from(me) + 1, Ordering::SeqCst, Ordering::Relaxed).is_ok()
     }
 
-    /// Wakes who is to lead next, or all if there is nothing more to wait for.
+    /// Gives up the lead; to pass it on is left to whoever leaves the wait. Wakes all if there is nothing more to wait for.
     fn leave_the_lead(&self, wake: Wake) {
         if self.hears_death_only {
             self.bell.hush();
         }
         let seat = self.mine();
         seat.leader.store(0, Ordering::SeqCst);
-        match wake {
-            Wake::Gone => wake_all(&seat.sleepers),
-            Wake::Ready | Wake::TimedOut => self.pass_on(),
+        if wake == Wake::Gone {
+            wake_all(&seat.sleepers);
+        }
+    }
+
+    /// Whoever leaves may have led, or been woken to lead.
+    fn leave_nobody_without_a_leader(&self) {
+        let seat = self.mine();
+        fence(Ordering::SeqCst); // N2
+        if seat.sleepers.load(Ordering::Relaxed) & FOLLOWED != 0 && seat.leader.load(Ordering::Relaxed) == 0 {
+            wake_one(&seat.sleepers);
         }
     }
 

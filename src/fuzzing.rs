@@ -1,7 +1,9 @@
 //! What the fuzz targets need beyond the public interface. Exists in fuzzing builds only, and promises nothing.
 //!
 //! [`Ring`] is both sides of one ring on plain memory, with the words that a killed writer leaves. [`Pipe`] makes real ends again and again
-//! on memory that was mapped once, since making and closing a pipe costs more than what is to be tried on it.
+//! on memory that was mapped once, since making and closing a pipe costs more than what is to be tried on it. [`many`] has both for many.
+
+pub mod many;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;

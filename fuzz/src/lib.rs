@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arbitrary::Arbitrary;
-use ringpipe::fuzzing::Memory;
+use ringpipe::fuzzing::{Memory, many};
 
 pub mod hostile;
 
@@ -138,6 +138,18 @@ pub fn guard(memory: &Memory) {
     for (start, len) in memory.out_of_bounds() {
         // SAFETY: mapped memory, aligned to 8, that nobody has any business with.
         unsafe { __asan_poison_memory_region(start, len) };
+    }
+}
+
+/// The same for a pipe for many: poison before the words, and pages that nobody may touch behind the cells.
+pub fn guard_many(memory: &many::Memory) {
+    const LEN: usize = 1 << 20;
+    let ((start, len), end) = memory.out_of_bounds();
+    // SAFETY: as for `guard`; and a new mapping, made only where there is none.
+    unsafe {
+        __asan_poison_memory_region(start, len);
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        libc::mmap(end.cast_mut().cast(), LEN, libc::PROT_NONE, flags, -1, 0);
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::sync::{Machine, boot};
 
+#[derive(Clone)]
 pub(crate) struct Model {
     pub(crate) name: &'static str,
     /// The most preemptions in an execution; `None` for all there are.

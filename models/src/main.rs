@@ -14,6 +14,7 @@
 #![allow(unreachable_pub, reason = "what is public there is private here")]
 
 mod copy;
+mod registry;
 mod segment;
 mod sync;
 mod sys;
@@ -22,6 +23,8 @@ mod sys;
 mod assembly;
 #[path = "../../src/bell.rs"]
 mod bell;
+#[path = "../../src/crowd.rs"]
+mod crowd;
 #[path = "../../src/deadline.rs"]
 mod deadline;
 #[path = "../../src/error.rs"]
@@ -43,14 +46,17 @@ mod spin;
 #[path = "../../src/wait.rs"]
 mod wait;
 
+mod mpmc;
+
+mod crowds;
 mod explore;
+mod many_pipes;
+mod many_rings;
 mod pipes;
 mod rings;
 
 use std::process::ExitCode;
 use std::sync::Mutex;
-
-use explore::Model;
 
 fn main() -> ExitCode {
     let mut wanted: Vec<String> = std::env::args().skip(1).collect();
@@ -58,13 +64,13 @@ fn main() -> ExitCode {
         let bound = wanted.drain(at..(at + 2).min(wanted.len())).next_back().expect("drained");
         if bound == "all" { None } else { Some(bound.parse().expect("--preemptions takes a number or `all`")) }
     });
-    let known: Vec<&Model> = rings::MODELS.iter().chain(pipes::MODELS).collect();
+    let known = [rings::MODELS, pipes::MODELS, many_rings::MODELS, crowds::MODELS, many_pipes::MODELS].concat();
     if let Some(name) = wanted.iter().find(|name| known.iter().all(|model| model.name != **name)) {
         eprintln!("there is no model {name}; there are:");
         known.iter().for_each(|model| eprintln!("  {}", model.name));
         return ExitCode::FAILURE;
     }
-    let chosen = known.into_iter().filter(|model| wanted.is_empty() || wanted.iter().any(|name| name == model.name));
+    let chosen = known.iter().filter(|model| wanted.is_empty() || wanted.iter().any(|name| name == model.name));
     let queue = Mutex::new(chosen);
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     println!("{:<46} {:>12} {:>8}  preemptions", "model", "executions", "seconds");

@@ -21,8 +21,8 @@ pub(crate) const LINGER: u32 = 1;
 pub(crate) struct Machine {
     /// `membarrier` works. Otherwise it is refused to everybody.
     pub(crate) membarrier: bool,
-    /// Sleeps on a futex that have a deadline end there, so that waiters go on to park. Otherwise they never do, so that a
-    /// wake-up that is lost leaves its sleeper there for ever.
+    /// Sleeps of a slice at most end, so that waiters go on to the stages after it. Otherwise they never do, so that a
+    /// wake-up that is lost leaves its sleeper there for ever. Longer ones never end by themselves.
     pub(crate) slices_end: bool,
 }
 
@@ -40,7 +40,7 @@ const DEAD: u32 = 0;
 // Loom's threads share one real thread, so what all of them share is thread-local here.
 thread_local! {
     static MACHINE: Cell<Machine> = const { Cell::new(Machine { membarrier: true, slices_end: true }) };
-    static MORGUE: RefCell<Vec<(Arc<Pair>, usize)>> = const { RefCell::new(Vec::new()) };
+    static MORGUE: RefCell<Vec<Box<dyn FnOnce()>>> = const { RefCell::new(Vec::new()) };
 }
 
 loom::thread_local! {
@@ -106,11 +106,27 @@ pub(crate) fn process(steps: Option<u32>, body: impl FnOnce()) -> bool {
         Err(cause) => resume_unwind(cause),
     };
     STEPS_LEFT.with(|left| left.set(ALIVE));
-    let descriptors = MORGUE.with(|morgue| std::mem::take(&mut *morgue.borrow_mut()));
-    for (pair, side) in descriptors {
-        pair.close(side);
+    let kept = MORGUE.with(|morgue| std::mem::take(&mut *morgue.borrow_mut()));
+    for give_back in kept {
+        give_back();
     }
     killed
+}
+
+/// The process is killed where it stands.
+pub(crate) fn die() -> ! {
+    STEPS_LEFT.with(|left| left.set(DEAD));
+    resume_unwind(Box::new(Killed))
+}
+
+/// What the kernel takes back when whoever has it lets go of it, or else when they are dead.
+pub(crate) fn give_back(now_or_at_death: impl FnOnce() + 'static) {
+    // Not a step of its own.
+    if alive() {
+        now_or_at_death();
+    } else {
+        MORGUE.with(|morgue| morgue.borrow_mut().push(Box::new(now_or_at_death)));
+    }
 }
 
 /// Passing the time: by then what was stored has left its processor.
@@ -158,13 +174,14 @@ impl AtomicU64 {
 #[derive(Debug)]
 pub(crate) struct AtomicU32 {
     value: atomic::AtomicU32,
-    queue: Mutex<()>,
+    /// How many sleep and have not been woken.
+    queue: Mutex<u32>,
     woken: Condvar,
 }
 
 impl AtomicU32 {
     pub(crate) fn new(value: u32) -> AtomicU32 {
-        AtomicU32 { value: atomic::AtomicU32::new(value), queue: Mutex::new(()), woken: Condvar::new() }
+        AtomicU32 { value: atomic::AtomicU32::new(value), queue: Mutex::new(0), woken: Condvar::new() }
     }
 
     pub(crate) fn load(&self, order: Ordering) -> u32 {
@@ -175,6 +192,10 @@ impl AtomicU32 {
         if step() {
             self.value.store(value, order);
         }
+    }
+
+    pub(crate) fn fetch_add(&self, by: u32, order: Ordering) -> u32 {
+        if step() { self.value.fetch_add(by, order) } else { 0 }
     }
 
     pub(crate) fn fetch_or(&self, bits: u32, order: Ordering) -> u32 {
@@ -194,16 +215,34 @@ impl AtomicU32 {
     }
 
     pub(crate) fn wait(&self, expected: u32) {
-        let guard = self.queue.lock().unwrap();
+        let mut asleep = self.queue.lock().unwrap();
         if self.value.load(Ordering::SeqCst) == expected {
-            drop(self.woken.wait(guard).unwrap());
+            *asleep += 1;
+            drop(self.woken.wait(asleep).unwrap());
         }
+    }
+
+    /// Wakes whoever has slept longest. Whether there was anybody.
+    pub(crate) fn wake_one(&self) -> bool {
+        if !step() {
+            return false;
+        }
+        let mut asleep = self.queue.lock().unwrap();
+        let anybody = *asleep > 0;
+        if anybody {
+            *asleep -= 1;
+            self.woken.notify_one();
+        }
+        anybody
     }
 
     pub(crate) fn wake_all(&self) {
         if step() {
-            let _guard = self.queue.lock().unwrap();
-            self.woken.notify_all();
+            let mut asleep = self.queue.lock().unwrap();
+            if *asleep > 0 {
+                *asleep = 0;
+                self.woken.notify_all();
+            }
         }
     }
 }
@@ -311,11 +350,7 @@ impl OwnedFd {
 
 impl Drop for OwnedFd {
     fn drop(&mut self) {
-        // Not a step of its own: whoever dies here has it closed by the kernel.
-        if alive() {
-            self.pair.close(self.side);
-        } else {
-            MORGUE.with(|morgue| morgue.borrow_mut().push((Arc::clone(&self.pair), self.side)));
-        }
+        let (pair, side) = (Arc::clone(&self.pair), self.side);
+        give_back(move || pair.close(side));
     }
 }

@@ -3,9 +3,11 @@
 //! A call orders memory as the lock does that the kernel takes for it: one per futex word, one per pair of sockets.
 
 use std::io;
+use std::mem::MaybeUninit;
 
 use crate::deadline::Deadline;
 use crate::sync::{self, AtomicU32, BorrowedFd, Ordering, OwnedFd, fence, machine, step};
+use crate::wait::SLICE;
 
 pub(crate) fn now() -> u64 {
     sync::clock()
@@ -20,21 +22,48 @@ pub(crate) fn heavy_barrier() -> bool {
     machine().membarrier
 }
 
+/// When a sleep ends by itself, if it does.
+fn end(deadline: Deadline) -> Option<u64> {
+    deadline.at().filter(|&at| machine().slices_end && at <= sync::clock() + SLICE)
+}
+
 pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Deadline) -> bool {
-    match deadline.at() {
-        Some(at) if machine().slices_end => {
+    match end(deadline) {
+        Some(at) => {
             sync::sleep(at);
             false
         }
-        _ => {
+        None => {
             word.wait(expected);
             true
         }
     }
 }
 
+pub(crate) fn futex_wake_one(word: &AtomicU32) -> bool {
+    word.wake_one()
+}
+
 pub(crate) fn futex_wake_all(word: &AtomicU32) {
     word.wake_all();
+}
+
+// What lies outside of the ring is not modelled: no model for many sends a long message.
+
+pub(crate) fn write_at(_: BorrowedFd<'_>, _: &[u8], _: u64) -> io::Result<()> {
+    unreachable!()
+}
+
+pub(crate) fn read_at(_: BorrowedFd<'_>, _: &mut [MaybeUninit<u8>], _: u64) -> io::Result<()> {
+    unreachable!()
+}
+
+pub(crate) fn punch(_: BorrowedFd<'_>, _: u64, _: u64) {
+    unreachable!()
+}
+
+pub(crate) fn allocated(_: BorrowedFd<'_>) -> u64 {
+    unreachable!()
 }
 
 pub(crate) fn socketpair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -48,10 +77,12 @@ pub(crate) struct Readiness {
     pub(crate) refused: bool,
 }
 
-/// Whoever polls with a deadline never sees it pass: a lost wake-up is to be a deadlock.
+/// Whoever polls for long never sees it end: a lost wake-up is to be a deadlock.
 pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Deadline) -> Readiness {
-    if !deadline.is_immediate() {
-        fd.wait();
+    match end(deadline) {
+        _ if deadline.is_immediate() => {}
+        Some(at) => sync::sleep(at),
+        None => fd.wait(),
     }
     fd.look(|inbox| Readiness { readable: !inbox.items.is_empty(), hung_up: inbox.hung_up, refused: false })
 }
