@@ -174,6 +174,14 @@ impl Crowd {
         &self.bell
     }
 
+    /// A word for `Debug`.
+    pub(crate) fn state(&self) -> &'static str {
+        match self.theirs().sleepers.load(Ordering::Relaxed) & ASLEEP {
+            0 => self.bell.state(),
+            _ => "peers asleep",
+        }
+    }
+
     // --- waking -------------------------------------------------------------------------------
 
     /// Whether anybody on the other side waits, or we cannot know without a fence.

@@ -518,7 +518,7 @@ impl fmt::Debug for Receiver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.ended.load(Ordering::Relaxed) {
             true => "ended",
-            false => self.side.crowd.bell().state(),
+            false => self.side.crowd.state(),
         };
         f.debug_struct("mpmc::Receiver")
             .field("capacity", &self.capacity())

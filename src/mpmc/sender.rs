@@ -347,7 +347,7 @@ impl fmt::Debug for Sender {
         f.debug_struct("mpmc::Sender")
             .field("capacity", &self.capacity())
             .field("fill", &self.fill())
-            .field("state", &self.side.crowd.bell().state())
+            .field("state", &self.side.crowd.state())
             .finish()
     }
 }

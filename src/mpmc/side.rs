@@ -111,8 +111,8 @@ impl Side {
 
     /// The longest message.
     pub(super) fn max_len(&self) -> usize {
-        let in_the_ring = self.ring.long_payload() - TOTAL;
-        usize::try_from(in_the_ring as u64 + self.segment.geometry().window).unwrap_or(usize::MAX)
+        let long = (self.ring.long_payload() - TOTAL) as u64 + self.segment.geometry().window;
+        usize::try_from(long).unwrap_or(usize::MAX).max(self.ring.max_payload())
     }
 }
 
