@@ -101,10 +101,26 @@ impl Member {
         for n in 0..u32::from(MEMBERS) {
             let number = ((start + n) % u32::from(MEMBERS)) as Owner;
             if sys::try_lock_byte(own.as_fd(), number.into())? {
-                return Ok((number, sys::map_not_forked(own.as_fd())?));
+                let lock = sys::map_not_forked(own.as_fd())?;
+                drop(own);
+                return self.believe(number, lock);
             }
         }
         Err(io::Error::new(io::ErrorKind::QuotaExceeded, "as many processes as can use this pipe"))
+    }
+
+    /// Makes sure that the mapping keeps the lock: to others, who go by that, this process would be dead otherwise. It does on Linux, and does not under
+    /// every emulator of it.
+    fn believe(&self, number: Owner, lock: NonNull<u8>) -> io::Result<(Owner, NonNull<u8>)> {
+        if !self.is_dead(number) {
+            return Ok((number, lock));
+        }
+        // SAFETY: just mapped here.
+        unsafe { sys::unmap_page(lock.as_ptr()) };
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this system does not keep the lock that says that a process lives",
+        ))
     }
 
     /// Whether the member of that number is dead. Never true of one that lives, stopped or not.

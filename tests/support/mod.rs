@@ -300,9 +300,9 @@ pub(crate) fn is_alive(pid: libc::pid_t) -> bool {
 
 /// The system call that `epoll` and `poll_fd` make, and that a parked end does, by number.
 pub(crate) fn call_number(call: Call) -> String {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     let (epoll, poll) = (libc::SYS_epoll_wait, libc::SYS_poll);
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(not(any(target_arch = "x86", target_arch = "x86_64")))]
     let (epoll, poll) = (libc::SYS_epoll_pwait, libc::SYS_ppoll);
     let number = match call {
         Call::Futex => libc::SYS_futex,
