@@ -127,6 +127,8 @@ pub(crate) struct Seat {
 pub(crate) struct TailWords {
     pub(crate) tail: AtomicU64,
     pub(crate) free: AtomicU64,
+    /// The length of the long message that has the window of that number.
+    pub(crate) long: [AtomicU64; WINDOWS as usize],
 }
 
 /// A ring for many; see `ring/mpmc.rs`. Cursors count cells.

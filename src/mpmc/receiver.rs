@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::side::{ForMessage, Role, Side, TOTAL};
+use super::side::{ForMessage, Role, Side};
 use crate::copy::copy;
 use crate::deadline::Deadline;
 use crate::error::{AttachError, BufferTooShort, RecvError, RecvIntoError};
@@ -307,11 +307,6 @@ impl Receiver {
         Err(nothing(deadline))
     }
 
-    /// How long a message is. If somebody else takes it meanwhile, that means nothing.
-    fn len_of(&self, message: Message) -> u64 {
-        message.len.map_or_else(|| self.side.ring.peek(message), |len| len as u64)
-    }
-
     /// Takes a message whose length `accept` agrees to and makes ready for.
     #[inline(always)]
     fn receive(
@@ -322,7 +317,7 @@ impl Receiver {
         let (me, ring) = (self.me()?, &self.side.ring);
         for turn in 1_u32.. {
             let message = self.front(deadline, me)?;
-            let len = self.len_of(message);
+            let len = ring.len(message);
             let accepted = if message.len.is_some() || self.is_possible(len) {
                 accept(len as usize)
             } else {
@@ -350,7 +345,7 @@ impl Receiver {
     fn is_possible(&self, len: u64) -> bool {
         let ring = &self.side.ring;
         // None, where a quarter of the ring is more than the longest record that is not a long message's.
-        let rest = len.saturating_sub((ring.long_payload() - TOTAL) as u64);
+        let rest = len.saturating_sub(ring.long_payload() as u64);
         let (window, file) = (self.side.segment.geometry().window, self.side.segment.as_fd());
         len > ring.max_payload() as u64
             && rest <= window
@@ -382,9 +377,9 @@ impl Receiver {
     /// As [`copy_out`](Self::copy_out); `payload` is the record's.
     #[cold]
     unsafe fn unspill(&self, window: usize, payload: *const u8, len: usize, dst: *mut u8) -> Result<(), RecvError> {
-        let (segment, first) = (&self.side.segment, len.min(self.side.ring.long_payload() - TOTAL));
-        // SAFETY: `first` bytes lie behind the length, and `len` is at least as much.
-        unsafe { copy(payload.add(TOTAL), dst, first) };
+        let (segment, first) = (&self.side.segment, len.min(self.side.ring.long_payload()));
+        // SAFETY: the record has as many bytes, and so has `dst`.
+        unsafe { copy(payload, dst, first) };
         // SAFETY: the rest, by the contract.
         let rest = unsafe { std::slice::from_raw_parts_mut(dst.add(first).cast(), len - first) };
         sys::read_at(segment.as_fd(), rest, segment.geometry().window_offset(window)).map_err(|_| RecvError::Corrupt)

@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::side::{ForRoom, Role, Side, TOTAL};
+use super::side::{ForRoom, Role, Side};
 use crate::copy::copy_in;
 use crate::deadline::Deadline;
 use crate::error::SendError;
@@ -256,7 +256,7 @@ impl Sender {
             // SAFETY: claimed for `len` bytes, all that the parts have.
             None => unsafe { gather.copy_to(self.side.ring.payload(held), len) },
             Some(window) => {
-                if let Err(e) = self.spill(held, window, gather, len) {
+                if let Err(e) = self.spill(held, window, gather) {
                     self.side.abandon(held);
                     return Err(SendError::Io(e));
                 }
@@ -266,15 +266,11 @@ impl Sender {
         Ok(())
     }
 
-    /// Writes a long message: its length and its start to the ring, and the rest to the window.
-    fn spill(&self, held: Held, window: usize, mut gather: Gather<'_>, len: usize) -> std::io::Result<()> {
+    /// Writes a long message: its start to the ring, and what does not fit there to the window.
+    fn spill(&self, held: Held, window: usize, mut gather: Gather<'_>) -> std::io::Result<()> {
         let (ring, segment) = (&self.side.ring, &self.side.segment);
-        let payload = ring.payload(held);
-        // SAFETY: the record has `long_payload` bytes: the length, and a start of the message, which has more.
-        unsafe {
-            copy_in(&(len as u64).to_le_bytes(), payload);
-            gather.copy_to(payload.add(TOTAL), ring.long_payload() - TOTAL);
-        }
+        // SAFETY: the record has so many bytes, at most as many of which are written as the parts have.
+        unsafe { gather.copy_to(ring.payload(held), ring.long_payload()) };
         let mut at = segment.geometry().window_offset(window);
         loop {
             match gather.next_piece() {

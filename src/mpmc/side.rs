@@ -111,13 +111,10 @@ impl Side {
 
     /// The longest message.
     pub(super) fn max_len(&self) -> usize {
-        let long = (self.ring.long_payload() - TOTAL) as u64 + self.segment.geometry().window;
+        let long = self.ring.long_payload() as u64 + self.segment.geometry().window;
         usize::try_from(long).unwrap_or(usize::MAX).max(self.ring.max_payload())
     }
 }
-
-/// Bytes of the length that a long message starts with.
-pub(super) const TOTAL: usize = 8;
 
 impl Drop for Side {
     fn drop(&mut self) {

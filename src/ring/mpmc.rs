@@ -41,8 +41,8 @@
 //!
 //! # Long messages
 //!
-//! A message that is longer than a record can be takes exactly a quarter of the ring, and what does not fit into that, together with its length,
-//! lies in one of four *windows* outside of it. The window is that of the quarter in which the record starts: two such records are at
+//! A message that is longer than a record can be takes exactly a quarter of the ring, and what does not fit into that lies in one of four *windows*
+//! outside of it, each with a word for the message's length. The window is that of the quarter in which the record starts: two such records are at
 //! least a quarter apart and at most three, so that they never share one. Nothing has to be allocated, and nothing is leaked when somebody is killed.
 //!
 //! # Orderings
@@ -500,14 +500,15 @@ impl Ring {
 
     /// The window of a long message, if this is one.
     pub(crate) fn window(&self, held: Held) -> Option<usize> {
-        (held.word.cells() == QUARTER).then(|| (self.index(held.position) / self.quarter()) as usize)
+        (held.word.cells() == QUARTER).then(|| self.window_of(held.position))
     }
 
-    /// Publishes a claimed record. Of a long message, whatever `len` says; otherwise of `len` bytes, at most what was claimed.
+    /// Publishes a claimed record, of `len` bytes: of a long message, all of them, and otherwise at most as many as were claimed.
     #[inline(always)]
     pub(crate) fn publish(&self, held: Held, len: usize) {
         let (claimed, cells, lap) = (held.word.cells(), cells_of(len), self.lap(held.position));
         if claimed == QUARTER {
+            self.long(held.position).store(len as u64, Ordering::Relaxed);
             self.word(held.position).store(held.word.with(0, State::Ready).0, Ordering::Release); // M1
             return;
         }
@@ -570,10 +571,21 @@ impl Ring {
         Some(Held { position, word: reading })
     }
 
-    /// The first eight bytes of a long message's record, which somebody else may have taken by now: taking it tells.
-    pub(crate) fn peek(&self, message: Message) -> u64 {
-        // SAFETY: the first word of a cell, aligned as cells are. Others write to it at most at the same time, and then taking fails.
-        unsafe { self.payload_at(message.position).cast::<AtomicU64>().as_ref() }.load(Ordering::Relaxed)
+    /// How long a message is. Of a long one that somebody else has taken since it was looked at, it may be another's length: taking it tells.
+    pub(crate) fn len(&self, message: Message) -> u64 {
+        match message.len {
+            Some(len) => len as u64,
+            None => self.long(message.position).load(Ordering::Relaxed),
+        }
+    }
+
+    /// The length of the long message at `position`.
+    fn long(&self, position: u64) -> &AtomicU64 {
+        &self.control().tail.0.long[self.window_of(position)]
+    }
+
+    fn window_of(&self, position: u64) -> usize {
+        (self.index(position) / self.quarter()) as usize
     }
 
     /// Gives up a record: one that was taken and has been read, or one that was claimed and is not to be sent.
