@@ -18,9 +18,13 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SPSC, SENDER, RECEIVER = "src/ring/spsc.rs", "src/sender.rs", "src/receiver.rs"
 BELL, WAIT = "src/bell.rs", "src/wait.rs"
+MANY, CROWD, SIDE, MANY_SENDER = "src/ring/mpmc.rs", "src/crowd.rs", "src/mpmc/side.rs", "src/mpmc/sender.rs"
+MANY_RECEIVER = "src/mpmc/receiver.rs"
 HEADER_STORE = "self.data.header_at(claim.offset).store(header(kind, len), Ordering::Release); // P1"
 ZERO_STORE = "self.data.header_at(self.data.offset(next)).store(0, Ordering::Relaxed);"
 BEGUN_STORE = "words.begun.store(next, Ordering::Release); // P3"
+REST_STORE = "self.word(held.position.wrapping_add(cells)).store(rest.0, Ordering::Relaxed);"
+READY_STORE = "self.word(held.position).store(ready.0, Ordering::Release); // M1"
 TAIL_STORE = "words.tail.store(next, Ordering::Release); // P3"
 
 # (name, file, what stands there, what the twin has instead, the model that has to notice)
@@ -111,6 +115,68 @@ TWINS = [
     ("searching for descriptors drops plain bytes", BELL, "                _ if plain < seen => self.take", "                _ if seen > 0 => self.take", "pipe-carried-end-receiver-killed"),
     ("descriptors of later ends are dropped", BELL, "        if mark > id {\n            return Ok(Carried::Nothing);\n        }\n", "", "pipe-carried-end-receiver-killed"),
     ("arming removes bytes that carry descriptors", BELL, "byte & CARRIES == 0 && is_stale(byte, current)", "is_stale(byte, current)", "pipe-carried-end"),
+    # --- the ring for many
+    ("M1 relaxed", MANY, READY_STORE, READY_STORE.replace("Release", "Relaxed"), "many-publication"),
+    ("T1 relaxed on the way to the head", MANY, "load(Ordering::Acquire)); // T1\n            at = match (word", "load(Ordering::Relaxed)); // T1\n            at = match (word", "many-publication"),
+    ("M2 relaxed", MANY, "store(held.word.with(0, State::Done).0, Ordering::Release); // M2", "store(held.word.with(0, State::Done).0, Ordering::Relaxed); // M2", "many-room"),
+    ("T2 relaxed", MANY, "load(Ordering::Acquire)); // T2", "load(Ordering::Relaxed)); // T2", "many-room-of-two-readers"),
+    ("M3 relaxed", MANY, "compare_exchange(start, at, Ordering::AcqRel, Ordering::Relaxed)", "compare_exchange(start, at, Ordering::Relaxed, Ordering::Relaxed)", "many-room-of-two-readers"),
+    ("T3 relaxed", MANY, "free.load(Ordering::Acquire)); // T3", "free.load(Ordering::Relaxed)); // T3", "many-room-of-two-readers"),
+    ("M4 relaxed", MANY, "let (won, lost) = (Ordering::Release, Ordering::Relaxed);", "let (won, lost) = (Ordering::Relaxed, Ordering::Relaxed);", "many-room"),
+    ("no record of the rest", MANY, REST_STORE, "let _ = rest;", "many-cut-short"),
+    ("the record before that of its rest", MANY, f"""            {REST_STORE}
+        }}
+        let ready = Word::new(lap, cells, cells * CELL as u64 - len as u64, State::Ready);
+        {READY_STORE}""", f"""            let ready = Word::new(lap, cells, cells * CELL as u64 - len as u64, State::Ready);
+            {READY_STORE}
+            {REST_STORE}
+            return;
+        }}
+        let ready = Word::new(lap, cells, cells * CELL as u64 - len as u64, State::Ready);
+        self.word(held.position).store(ready.0, Ordering::Release);""", "many-cut-short"),
+    ("the way to the head goes on by a newer lap", MANY, "(Lap::Newer, _) => self.control().tail.0.free.load(Ordering::Acquire),", "(Lap::Newer, _) => self.behind(at, word),", "many-laps"),
+    ("the way to the tail goes on by a newer lap", MANY, "Lap::Newer => self.control().tail.0.free.load(Ordering::Acquire),", "Lap::Newer => self.behind(at, word),", "many-laps"),
+    ("room is not looked for", MANY, "if !self.used(at).is_some_and(fits) {", "if false {", "many-room"),
+    ("room before it has been read", MANY, "|| word.state() != State::Done {", "|| !matches!(word.state(), State::Done | State::Reading) {", "many-room"),
+    ("taken without asking", MANY, "self.word(position).compare_exchange(word.0, reading.0, won, lost).ok()?;", "let _ = (won, lost);\n        self.word(position).store(reading.0, Ordering::Relaxed);", "many-room"),
+    ("claimed without asking", MANY, "if self.word(at).compare_exchange(old.0, word.0, won, lost).is_err() {\n                continue;\n            }", "let _ = (won, lost, old);\n            self.word(at).store(word.0, Ordering::Release);", "many-publication"),
+    ("records over the end of the ring", MANY, "let pads = cells > rest;", "let pads = false;", "many-padding"),
+    ("taken from the living", MANY, ".filter(|&(_, owner)| is_dead(owner))", ".filter(|&(_, owner)| is_dead(owner) || true)", "many-writer-killed"),
+    ("taken over without an exchange", MANY, "if self.word(at).compare_exchange(word.0, mine.0, won, lost).is_err() {\n            return false;\n        }", "let _ = (won, lost);\n        self.word(at).store(mine.0, Ordering::Release);", "many-two-helpers"),
+    ("nothing is repaired at the front of the room", MANY, "            Some(self.control().tail.0.free.load(Ordering::Acquire)),\n            match", "            None,\n            match", "many-reader-killed"),
+    ("nothing is repaired at the head", MANY, "Reached::Record(at, _) => Some(at),\n                _ => None,", "_ => None,", "many-writer-killed"),
+    ("a newcomer clears nothing", MANY, "for _ in 0..self.cells {\n            let word", "for _ in 0..0 {\n            let word", "many-newcomer"),
+    ("a newcomer takes over what names it already", MANY, "if mine == word {", "if false {", "many-newcomer"),
+    # --- crowds
+    ("a sleeper changes no number", CROWD, "let next = |word: u32| word.wrapping_add(SEQUENCE) | bits;", "let next = |word: u32| word | bits;", "crowd-sleepers"),
+    ("the number is not moved on before a wake-up", CROWD, """    let word = sleepers.fetch_add(SEQUENCE, Ordering::SeqCst).wrapping_add(SEQUENCE);
+    if !sys""", """    let word = sleepers.load(Ordering::SeqCst);
+    if !sys""", "crowd-sleepers"),
+    ("nobody is said to be asleep before one is woken", CROWD, """    if !sys::futex_wake_one(sleepers) {
+        stand_down(sleepers, word);
+    }""", """    stand_down(sleepers, word);
+    sys::futex_wake_one(sleepers);""", "crowd-sleepers"),
+    ("stood down whatever the word", CROWD, "let _ = sleepers.compare_exchange(word, word & !(ASLEEP | FOLLOWED), Ordering::SeqCst, Ordering::Relaxed);", "let _ = word;\n    sleepers.fetch_and(!(ASLEEP | FOLLOWED), Ordering::SeqCst);", "crowd-sleepers"),
+    ("no look between the bit and the sleep", CROWD, "let ready = (0..LINGER).any(|_| {", "let ready = false && (0..LINGER).any(|_| {", "crowd-sleepers"),
+    ("N1 removed for many", CROWD, "compiler_fence(Ordering::SeqCst); // N1", "", "crowd-sleepers"),
+    ("N2 removed for messages", CROWD, "fence(Ordering::SeqCst); // N2\n        let sleepers = &self.theirs().sleepers;", "let sleepers = &self.theirs().sleepers;", "crowd-sleepers"),
+    ("N2 removed for room", CROWD, "fence(Ordering::SeqCst); // N2\n        let seat = self.theirs();", "let seat = self.theirs();", "crowd-room"),
+    ("W1 removed where one leads", BELL, "self.seats.barrier(); // W1", "", "crowd-sleepers"),
+    ("no wake-up after a message", MANY_SENDER, "self.side.crowd.notify();", "", "many-two-sleepers"),
+    ("no wake-up for room", MANY_RECEIVER, "side.crowd.notify_room(|| side.ring.is_drained());", "", "many-waits-for-room"),
+    ("who leaves the lead passes it on to nobody", CROWD, "        self.leave_nobody_without_a_leader();\n", "", "crowd-room-for-three"),
+    ("who follows does not look whether anybody leads", CROWD, "if long && self.mine().leader.load(Ordering::Relaxed) == 0 {", "if false {", "many-sender-killed"),
+    ("who leaves wakes nobody of many", CROWD, "wake_all(unsafe { &self.theirs.as_ref().sleepers });", "", "many-end-of-file"),
+    ("leaving is said before the socket is closed", CROWD, "    bell: Bell,\n    _farewell: Farewell,", "    _farewell: Farewell,\n    bell: Bell,", "many-end-of-file"),
+    ("the dead keep the lead", CROWD, "if seen != 0 && !sought.is_dead((seen - 1) as Owner) {", "if seen != 0 {", "many-successor-of-a-leader"),
+    ("who succeeds a leader leads without knowing", SIDE, "            crowd::succeed(seat, number);", "            let _ = (seat, number);", "many-successor-of-a-leader"),
+    ("who comes in the place of the dead clears nothing", SIDE, "if self.ring.clear(number, |held| self.discard(held)) {\n            self.tell_all();", "if false {\n            self.tell_all();", "many-successor"),
+    ("what a dead sender had is not taken away", SIDE, "let repaired = self.ring.repair(me, |owner| self.is_dead(owner), |held| self.discard(held));", "let repaired = false && self.ring.repair(me, |owner| self.is_dead(owner), |held| self.discard(held));", "many-room-held-by-killed"),
+    ("room is given back before the message is copied out", MANY_RECEIVER, """        let copied = unsafe { self.copy_out(taken, bytes.as_mut_ptr()) };
+        self.release(taken.held);
+        copied.map_err""", """        self.release(taken.held);
+        let copied = unsafe { self.copy_out(taken, bytes.as_mut_ptr()) };
+        copied.map_err""", "many-waits-for-room"),
 ]
 
 

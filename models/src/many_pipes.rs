@@ -11,7 +11,7 @@ use crate::error::RecvError;
 use crate::explore::{Explorer, Model};
 use crate::mpmc::{Receiver, Sender};
 use crate::segment::Segment;
-use crate::sync::{Machine, OwnedFd, process};
+use crate::sync::{Machine, OwnedFd, die, process};
 
 pub(crate) const MODELS: &[Model] = &[
     Model { name: "many-two-sleepers", preemptions: Some(1), body: two_sleepers },
@@ -22,6 +22,8 @@ pub(crate) const MODELS: &[Model] = &[
     Model { name: "many-sender-killed", preemptions: Some(1), body: sender_killed },
     Model { name: "many-woken-killed", preemptions: Some(0), body: woken_killed },
     Model { name: "many-room-held-by-killed", preemptions: Some(1), body: room_held_by_killed },
+    Model { name: "many-successor", preemptions: Some(1), body: successor },
+    Model { name: "many-successor-of-a-leader", preemptions: Some(2), body: successor_of_a_leader },
 ];
 
 /// Where slices end, as they do: a process that is killed cannot wake anybody.
@@ -176,7 +178,7 @@ fn lead(explorer: &Explorer) {
             let sending = thread::spawn(move || {
                 process(None, || {
                     (0..2).for_each(|n| send(&sender, n));
-                    crate::sync::die();
+                    die();
                 })
             });
             let first = everything(&here);
@@ -267,6 +269,65 @@ fn room_held_by_killed(explorer: &Explorer) {
             let all = sorted(&[got.as_slice(), first.as_slice(), &rest]);
             let lost = (0..5).filter(|n| !all.contains(n)).count();
             assert!(all.len() + lost == 5 && lost <= usize::from(killed), "{all:?}");
+            killed
+        });
+    }
+}
+
+/// A receiver is killed at any of its steps, leading or reading, say, and another gets its number: what the first held and was is no hindrance.
+fn successor(explorer: &Explorer) {
+    for machine in with_slices() {
+        explorer.kill_at_each_step(machine, |step| {
+            let pipe = Pipe::new(4);
+            let (sender, here) = (pipe.sender(), pipe.receiver());
+            let Pipe { segment, receiving, sending } = pipe;
+            drop(sending);
+            (0..3).for_each(|n| send(&sender, n));
+            // The end is one that nobody says.
+            let sending = thread::spawn(move || {
+                process(None, || {
+                    (3..5).for_each(|n| send(&sender, n));
+                    die();
+                })
+            });
+            let mut first = Vec::new();
+            let killed = process(step, || {
+                first.extend(recv(&here));
+                drop(here);
+            });
+            let here = Receiver::attach(segment, receiving).unwrap();
+            let rest = everything(&here);
+            sending.join().unwrap();
+            let all = sorted(&[&first, &rest]);
+            let lost = (0..5).filter(|n| !all.contains(n)).count();
+            assert!(all.len() + lost == 5 && lost <= usize::from(killed), "{all:?}");
+            killed
+        });
+    }
+}
+
+/// The same while nothing comes, until all senders are killed. Whoever comes after it has its number or, having been there before, another.
+fn successor_of_a_leader(explorer: &Explorer) {
+    for (machine, new) in with_slices().flat_map(|machine| [(machine, true), (machine, false)]) {
+        explorer.kill_at_each_step(machine, move |step| {
+            let pipe = Pipe::new(4);
+            let (sender, here) = (pipe.sender(), pipe.receiver());
+            let other = (!new).then(|| pipe.receiver());
+            let Pipe { segment, receiving, sending } = pipe;
+            drop(sending);
+            let sending = thread::spawn(move || {
+                process(None, || {
+                    let _sender = sender;
+                    die()
+                })
+            });
+            let killed = process(step, || {
+                assert_eq!(recv(&here), None);
+                drop(here);
+            });
+            let after = other.unwrap_or_else(|| Receiver::attach(segment, receiving).unwrap());
+            assert_eq!(recv(&after), None);
+            sending.join().unwrap();
             killed
         });
     }

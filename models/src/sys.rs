@@ -27,7 +27,9 @@ fn end(deadline: Deadline) -> Option<u64> {
     deadline.at().filter(|&at| machine().slices_end && at <= sync::clock() + SLICE)
 }
 
+/// Whoever dies asleep dies here.
 pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Deadline) -> bool {
+    step();
     match end(deadline) {
         Some(at) => {
             sync::sleep(at);
@@ -79,10 +81,12 @@ pub(crate) struct Readiness {
 
 /// Whoever polls for long never sees it end: a lost wake-up is to be a deadlock.
 pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Deadline) -> Readiness {
-    match end(deadline) {
-        _ if deadline.is_immediate() => {}
-        Some(at) => sync::sleep(at),
-        None => fd.wait(),
+    if !deadline.is_immediate() {
+        step();
+        match end(deadline) {
+            Some(at) => sync::sleep(at),
+            None => fd.wait(),
+        }
     }
     fd.look(|inbox| Readiness { readable: !inbox.items.is_empty(), hung_up: inbox.hung_up, refused: false })
 }
