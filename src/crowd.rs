@@ -4,7 +4,8 @@
 //! socket. What differs is how they sleep. A seat has, beside the bell's word,
 //!
 //! - `sleepers`, the futex word that members sleep on: a sequence number, and [`ASLEEP`] if somebody may be asleep;
-//! - `leader`, the number of the member, plus one, of which a thread watches the bell for the others.
+//! - `leader`: the number of the member, plus one, of which a thread watches the bell for the others, and a count of those who have led, by
+//!   which nobody takes over from one who came after whom they found dead.
 //!
 //! # One wake-up for one message
 //!
@@ -58,8 +59,15 @@ const ASLEEP: u32 = 1;
 const FOLLOWED: u32 = 2;
 const SEQUENCE: u32 = 4;
 
+/// Of a seat's `leader`: the number plus one, and what is added for each who leads.
+const LEADER: u32 = (1 << 11) - 1;
+const LED: u32 = LEADER + 1;
+
 /// Nanoseconds between two wake-ups for little room.
 const ROOM_GAP: u64 = 100_000;
+
+/// How often a waiter helps before it looks at the clock.
+const HELPS: u32 = 64;
 
 /// What a waiter sees when it looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,8 +142,15 @@ fn stand_down(sleepers: &AtomicU32, word: u32) {
 
 /// After `number` changed hands: its last holder may have died leading.
 pub(crate) fn succeed(seat: &Seat, number: Owner) {
-    let leading = u32::from(number) + 1;
-    let _ = seat.leader.compare_exchange(leading, 0, Ordering::SeqCst, Ordering::Relaxed);
+    let seen = seat.leader.load(Ordering::SeqCst);
+    let (set, lost) = (Ordering::SeqCst, Ordering::Relaxed);
+    if leader(seen) == Some(number) && seat.leader.compare_exchange(seen, seen & !LEADER, set, lost).is_ok() {
+        wake_one(&seat.sleepers);
+    }
+}
+
+fn leader(word: u32) -> Option<Owner> {
+    (word & LEADER).checked_sub(1).map(|number| number as Owner)
 }
 
 impl Crowd {
@@ -283,9 +298,9 @@ impl Crowd {
             }
         }
         loop {
-            if self.take_the_lead(me, sought) {
+            if let Some(leading) = self.take_the_lead(me, sought) {
                 let wake = self.park(deadline, sought);
-                self.leave_the_lead(wake);
+                self.leave_the_lead(leading, wake);
                 return wake;
             }
             let held = sought.look() == Sight::Held;
@@ -302,7 +317,12 @@ impl Crowd {
         // Asked before the look (whoever asked): what the other side published before it died counts.
         let gone = self.bell.ask();
         let mut sight = sought.look();
-        while sight == Sight::Held && sought.help() {
+        for turn in 1_u32.. {
+            let more = sight == Sight::Held && sought.help();
+            // A peer that makes up what dead members hold must not keep a call beyond its deadline.
+            if !more || turn % HELPS == 0 && deadline.passed() {
+                break;
+            }
             sight = sought.look();
         }
         match sight {
@@ -373,28 +393,30 @@ impl Crowd {
             return;
         }
         // Whoever led until now found nobody to wake.
-        if long && self.mine().leader.load(Ordering::Relaxed) == 0 {
+        if long && leader(self.mine().leader.load(Ordering::Relaxed)).is_none() {
             return;
         }
         sys::futex_wait(sleepers, next(word), until);
     }
 
-    fn take_the_lead(&self, me: Owner, sought: &impl Sought) -> bool {
-        let leader = &self.mine().leader;
-        let seen = leader.load(Ordering::SeqCst);
-        if seen != 0 && !sought.is_dead((seen - 1) as Owner) {
-            return false;
+    /// The word by which this thread leads, if it does.
+    fn take_the_lead(&self, me: Owner, sought: &impl Sought) -> Option<u32> {
+        let word = &self.mine().leader;
+        let seen = word.load(Ordering::SeqCst);
+        if leader(seen).is_some_and(|leader| !sought.is_dead(leader)) {
+            return None;
         }
-        leader.compare_exchange(seen, u32::from(me) + 1, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+        let leading = (seen & !LEADER).wrapping_add(LED) | (u32::from(me) + 1);
+        word.compare_exchange(seen, leading, Ordering::SeqCst, Ordering::Relaxed).ok().map(|_| leading)
     }
 
     /// Gives up the lead; to pass it on is left to whoever leaves the wait. Wakes all if there is nothing more to wait for.
-    fn leave_the_lead(&self, wake: Wake) {
+    fn leave_the_lead(&self, leading: u32, wake: Wake) {
         if self.hears_death_only {
             self.bell.hush();
         }
         let seat = self.mine();
-        seat.leader.store(0, Ordering::SeqCst);
+        let _ = seat.leader.compare_exchange(leading, leading & !LEADER, Ordering::SeqCst, Ordering::Relaxed);
         if wake == Wake::Gone {
             wake_all(&seat.sleepers);
         }
@@ -404,7 +426,9 @@ impl Crowd {
     fn leave_nobody_without_a_leader(&self) {
         let seat = self.mine();
         fence(Ordering::SeqCst); // N2
-        if seat.sleepers.load(Ordering::Relaxed) & FOLLOWED != 0 && seat.leader.load(Ordering::Relaxed) == 0 {
+        if seat.sleepers.load(Ordering::Relaxed) & FOLLOWED != 0
+            && leader(seat.leader.load(Ordering::Relaxed)).is_none()
+        {
             wake_one(&seat.sleepers);
         }
     }
@@ -425,6 +449,10 @@ impl Crowd {
             };
             if let Some(wake) = self.news(deadline, sought) {
                 return wake;
+            }
+            if heard.readable && self.hears_death_only {
+                // The room was not enough for this one; perhaps it is for another, who wants less.
+                self.pass_on();
             }
             in_vain = if heard.readable || heard.refused || heard.hung_up { in_vain + 1 } else { 0 };
         }

@@ -62,15 +62,20 @@ pub trait End: Sealed + Sized + Send + 'static {
     fn inherit(self, command: &mut Command, name: &str) {
         self.check(Private).unwrap_or_else(|e| panic!("{e}"));
         let fds = self.fds(Private);
-        let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-        command.env(name, self.frame(Private).variable(&fds));
-        drop(fds);
+        // Descriptors of its own, since two ends of one pipe, given to the same child, have one of the segment between them. Where there are none
+        // to be had, it is those of the end.
+        let copies =
+            fds.iter().map(|fd| fd.try_clone_to_owned()).collect::<io::Result<Vec<OwnedFd>>>().unwrap_or_default();
+        let passed = if copies.is_empty() { fds } else { copies.iter().map(AsFd::as_fd).collect() };
+        let numbers: Vec<RawFd> = passed.iter().map(AsRawFd::as_raw_fd).collect();
+        command.env(name, self.frame(Private).variable(&passed));
+        drop(passed);
         // The mutex only makes the closure `Sync`, as `pre_exec` wants it; nobody ever locks it.
-        let end = Mutex::new(self);
+        let end = Mutex::new((self, copies));
         let clear = move || {
             let _keep = &end;
             for &number in &numbers {
-                // SAFETY: `end`, which owns these descriptors, lives in this closure.
+                // SAFETY: `end`, which owns these descriptors or what they are copies of, lives in this closure.
                 sys::set_cloexec(unsafe { BorrowedFd::borrow_raw(number) }, false)?;
             }
             Ok(())

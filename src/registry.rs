@@ -132,30 +132,35 @@ impl Member {
 /// Keeps `fork` waiting while there is something that a child must not inherit.
 mod gate {
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
 
     static TAKEN: AtomicBool = AtomicBool::new(false);
     static TAKEN_BY_FORK: AtomicBool = AtomicBool::new(false);
 
-    /// How often one looks whether one may go on: far longer than anybody is inside, but not for ever, since a signal handler may fork
-    /// in the thread that is, and a child that was forked before the handlers were there may find the gate taken.
-    const LOOKS: u32 = 100_000;
+    /// How often one looks whether one may go on, with some 50 µs in between: far longer than anybody is inside, but not for ever, since a signal
+    /// handler may fork in the thread that is, and a child that was forked before the handlers were there may find the gate taken.
+    const LOOKS: u32 = 40_000;
+    const BETWEEN: Duration = Duration::from_micros(50);
 
-    pub(super) struct Inside;
+    /// Whether the gate was taken.
+    pub(super) struct Inside(bool);
 
     pub(super) fn enter() -> Inside {
         static REGISTERED: AtomicBool = AtomicBool::new(false);
-        take();
+        let inside = Inside(take());
         if !REGISTERED.load(Ordering::Relaxed) {
             // SAFETY: the handlers use atomics, and yield. Without memory for them, forks do not wait.
             unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork)) };
             REGISTERED.store(true, Ordering::Relaxed);
         }
-        Inside
+        inside
     }
 
     impl Drop for Inside {
         fn drop(&mut self) {
-            TAKEN.store(false, Ordering::Release);
+            if self.0 {
+                TAKEN.store(false, Ordering::Release);
+            }
         }
     }
 
@@ -163,7 +168,7 @@ mod gate {
         (0..LOOKS).any(|_| {
             let taken = TAKEN.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok();
             if !taken {
-                std::thread::yield_now();
+                std::thread::sleep(BETWEEN);
             }
             taken
         })

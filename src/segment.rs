@@ -50,8 +50,7 @@ impl Segment {
     /// Maps somebody else's segment, once it is certain that its size is what its header says and can
     /// never change.
     ///
-    /// Not before: nobody chooses how much of our address space is mapped. And memory of huge pages, which would be a SIGBUS once its
-    /// owner has punched it away and none are left, has no length that fits a header.
+    /// Not before: nobody chooses how much of our address space is mapped.
     pub(crate) fn attach(fd: OwnedFd, mode: Mode) -> Result<Segment, AttachError> {
         let len = sys::sealed_len(fd.as_fd())?.ok_or(AttachError::NotSealed)?;
         let mut header = [0; HEADER_LEN];

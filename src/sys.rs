@@ -48,9 +48,12 @@ pub(crate) fn sealed_memfd(len: u64) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// The size of a memory file, or `None` where its size could still change (or it is no memory file).
+/// The size of a memory file, or `None` where its size could still change, or its pages be missing once they were there (huge ones, a
+/// SIGBUS), or it is no memory file.
 pub(crate) fn sealed_len(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
+    const HUGETLBFS_MAGIC: u32 = 0x9584_58f6;
     match rustix::fs::fcntl_get_seals(fd) {
+        Ok(_) if rustix::fs::fstatfs(fd)?.f_type as u32 == HUGETLBFS_MAGIC => Ok(None),
         Ok(seals) if seals.contains(SEALS) => Ok(Some(rustix::fs::fstat(fd)?.st_size as u64)),
         Ok(_) | Err(Errno::INVAL) => Ok(None),
         Err(e) => Err(e.into()),

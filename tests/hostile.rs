@@ -244,8 +244,11 @@ fn memory_of_huge_pages_is_refused_before_it_is_mapped() {
     file.set_len(huge).unwrap();
     // SAFETY: the descriptor is open.
     checked(unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, SEALS) }, "F_ADD_SEALS");
-    let what = attach_segment(&file.into()).map(drop);
-    assert!(matches!(what, Err(AttachError::NotRingpipe)), "{what:?}");
+    let huge = OwnedFd::from(file);
+    assert!(matches!(attach_segment(&huge).map(drop), Err(AttachError::NotSealed)));
+    let (bell, _other) = UnixStream::pair().unwrap();
+    let what = attach::<ringpipe::mpmc::Sender>(&frame(MANY_SENDER, 0, 2), &[huge.as_fd(), bell.as_fd()]).map(drop);
+    assert!(matches!(what, Err(AttachError::NotSealed)), "{what:?}");
 }
 
 #[test]
@@ -407,6 +410,57 @@ fn a_segment_for_two_is_refused_as_one_for_many_and_the_other_way_round() {
     }
 }
 
+/// Of a ring for many: where its cursors and words are, and what the latter say.
+const MANY_TAIL: usize = 256;
+const MANY_FREE: usize = 264;
+const MANY_HEAD: usize = 384;
+const MANY_WORDS: usize = RINGS_AT;
+
+fn many_word(lap: u64, cells: u64, owner: u64, state: u64) -> u64 {
+    lap << 22 | cells << 12 | owner << 2 | state
+}
+
+#[test]
+fn calls_end_in_time_in_a_ring_for_many_full_of_what_the_dead_held() {
+    const WRITING: u64 = 0;
+    const READING: u64 = 2;
+    const CAPACITY: usize = 4 << 20;
+    let _alone = alone();
+    let _watchdog = watchdog(60);
+    for state in [WRITING, READING] {
+        let (receiver, sender, memory) = Mapping::many(CAPACITY);
+        for cell in 0..CAPACITY / 64 {
+            memory.word(MANY_WORDS + 8 * cell).store(many_word(1, 1, 777, state), Ordering::SeqCst);
+        }
+        let start = Instant::now();
+        assert!(receiver.recv_bytes_timeout(Duration::from_millis(1)).is_err());
+        let _ = sender.send_bytes_timeout(b"whatever", Duration::from_millis(1));
+        assert!(start.elapsed() < Duration::from_secs(2), "state {state}: it took {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn calls_end_in_time_in_a_ring_for_many_whose_cursors_contradict_its_words() {
+    const DONE: u64 = 3;
+    const CAPACITY: usize = 4 << 20;
+    let _alone = alone();
+    let _watchdog = watchdog(60);
+    let cells = CAPACITY as u64 / 64;
+    for [tail, free, head] in [[cells, cells - 1, cells], [2 * cells, 0, cells], [0, 3 * cells, 5]] {
+        let (receiver, sender, memory) = Mapping::many(CAPACITY);
+        for cell in 0..cells as usize {
+            memory.word(MANY_WORDS + 8 * cell).store(many_word(2, 1, 0, DONE), Ordering::SeqCst);
+        }
+        for (at, cursor) in [(MANY_TAIL, tail), (MANY_FREE, free), (MANY_HEAD, head)] {
+            memory.word(at).store(cursor, Ordering::SeqCst);
+        }
+        let start = Instant::now();
+        let _ = sender.send_bytes_timeout(b"whatever", Duration::from_millis(1));
+        let _ = receiver.recv_bytes_timeout(Duration::from_millis(1));
+        assert!(start.elapsed() < Duration::from_secs(2), "{tail}, {free}, {head}: it took {:?}", start.elapsed());
+    }
+}
+
 #[test]
 fn a_bell_that_is_no_unix_stream_socket_is_refused() {
     let _alone = alone();
@@ -460,6 +514,10 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     fn of(fd: OwnedFd) -> Mapping {
         let len = File::from(fd.try_clone().unwrap()).metadata().unwrap().len() as usize;
+        Mapping::of_start(fd, len)
+    }
+
+    fn of_start(fd: OwnedFd, len: usize) -> Mapping {
         // SAFETY: a fresh shared mapping, placed by the kernel.
         let base = unsafe {
             let access = libc::PROT_READ | libc::PROT_WRITE;
@@ -467,6 +525,13 @@ impl Mapping {
         };
         assert_ne!(base, libc::MAP_FAILED, "{}", std::io::Error::last_os_error());
         Mapping { base: NonNull::new(base.cast()).unwrap(), len, fd }
+    }
+
+    /// A pipe for many of this capacity, and its memory without what long messages have outside of the ring.
+    fn many(capacity: usize) -> (ringpipe::mpmc::Receiver, ringpipe::mpmc::Sender, Mapping) {
+        let (receiver, sender) = Builder::new().capacity(capacity).spin(Duration::from_micros(20)).mpmc().unwrap();
+        let (_, mut fds) = taken_apart(sender.clone());
+        (receiver, sender, Mapping::of_start(fds.swap_remove(0), RINGS_AT + capacity / 8 + capacity))
     }
 
     /// A simplex pipe of this capacity, and its memory.

@@ -32,7 +32,7 @@ pub struct Receiver {
 }
 
 /// How often something else than a message is come by before the clock is looked at: a bound against hostile peers only.
-const TRIES: u32 = 64;
+const TRIES: u64 = 64;
 
 /// Every so many messages a reader makes sure that it is not so close behind the writers, in bytes, that it takes lines away while they are
 /// being written.
@@ -288,7 +288,7 @@ impl Receiver {
 
     /// Waits for a message; one that nobody had taken when this returned.
     fn front(&self, deadline: Deadline, me: Owner) -> Result<Message, RecvError> {
-        for turn in 1_u32.. {
+        for turn in 1_u64.. {
             match self.side.ring.look() {
                 Front::Message(message) => return Ok(message),
                 Front::Corrupt => return Err(self.end(RecvError::Corrupt)),
@@ -315,11 +315,14 @@ impl Receiver {
         mut accept: impl FnMut(usize) -> Result<(), RecvError>,
     ) -> Result<Taken, RecvError> {
         let (me, ring) = (self.me()?, &self.side.ring);
-        for turn in 1_u32.. {
+        for turn in 1_u64.. {
             let message = self.front(deadline, me)?;
             let len = ring.len(message);
             let accepted = if message.len.is_some() || self.is_possible(len) {
-                accept(len as usize)
+                match usize::try_from(len) {
+                    Ok(len) => accept(len),
+                    Err(_) => Err(RecvError::TooLong { len, max: usize::MAX }),
+                }
             } else {
                 Err(RecvError::Corrupt)
             };
@@ -331,8 +334,12 @@ impl Receiver {
                 }
                 // Of a message that is another's by now, it was nonsense.
                 Err(_) if !ring.is_there(message) => {}
-                Err(e @ (RecvError::Corrupt | RecvError::TooLong { .. })) => return Err(self.end(e)),
-                Err(e) => return Err(e),
+                Err(e) => {
+                    // It stays, for one who takes it.
+                    self.side.crowd.pass_on();
+                    let ends = matches!(e, RecvError::Corrupt | RecvError::TooLong { .. });
+                    return Err(if ends { self.end(e) } else { e });
+                }
             }
             if turn % TRIES == 0 && deadline.passed() {
                 break;
@@ -347,10 +354,7 @@ impl Receiver {
         // None, where a quarter of the ring is more than the longest record that is not a long message's.
         let rest = len.saturating_sub(ring.long_payload() as u64);
         let (window, file) = (self.side.segment.geometry().window, self.side.segment.as_fd());
-        len > ring.max_payload() as u64
-            && rest <= window
-            && rest <= sys::allocated(file)
-            && usize::try_from(len).is_ok()
+        len > ring.max_payload() as u64 && rest <= window && rest <= sys::allocated(file)
     }
 
     /// Copies out a message that has been taken.
@@ -479,7 +483,10 @@ impl Receiver {
 
     fn poll_until(&self, deadline: Deadline) -> Result<(), RecvError> {
         let me = self.me()?;
-        self.front(deadline, me).map(drop)
+        self.front(deadline, me)?;
+        // What was there was perhaps meant for one who takes it.
+        self.side.crowd.pass_on();
+        Ok(())
     }
 
     pub(crate) fn segment(&self) -> &Segment {

@@ -10,7 +10,7 @@ use crate::copy::copy_in;
 use crate::deadline::Deadline;
 use crate::error::SendError;
 use crate::gather::{Gather, total};
-use crate::ring::mpmc::{Held, Owner};
+use crate::ring::mpmc::{Held, Owner, Room};
 use crate::segment::Segment;
 use crate::sender::no_room;
 use crate::sync::{AsFd, BorrowedFd, OwnedFd};
@@ -39,7 +39,7 @@ pub struct Sender {
 }
 
 /// How often a claim is tried again before the clock is looked at: a bound against hostile peers only.
-const TRIES: u32 = 64;
+const TRIES: u64 = 64;
 
 impl Sender {
     pub(crate) fn attach(segment: Arc<Segment>, bell: OwnedFd) -> std::io::Result<Sender> {
@@ -286,8 +286,12 @@ impl Sender {
     /// Room for one message, waiting for it.
     fn claim(&self, len: usize, deadline: Deadline, me: Owner) -> Result<Held, SendError> {
         let side = &*self.side;
-        for turn in 0_u32.. {
+        for turn in 0_u64.. {
             if let Some(held) = side.ring.claim(len, me) {
+                if turn > 0 && side.ring.room(1) == Room::Enough {
+                    // Others wait as well, who were perhaps not told of all the room there is.
+                    side.crowd.pass_on();
+                }
                 return Ok(held);
             }
             if turn % TRIES == TRIES - 1 && deadline.passed() {
@@ -424,12 +428,19 @@ impl WriteGuard<'_> {
     ///
     /// # Errors
     ///
-    /// [`SendError::Disconnected`] if all receivers are gone, and in a forked child, which does not have what its parent has reserved.
+    /// [`SendError::Disconnected`] if all receivers are gone; [`SendError::Io`] in a forked child, which does not have what its parent has
+    /// reserved.
     pub fn commit(mut self) -> Result<(), SendError> {
         if self.sender.side.crowd.bell().is_gone() {
             return Err(SendError::Disconnected);
         }
-        let held = self.held().ok_or(SendError::Disconnected)?;
+        let not_ours = || {
+            std::io::Error::new(
+                std::io::ErrorKind::InvalidInput,
+                "the room was reserved before this process was forked",
+            )
+        };
+        let held = self.held().ok_or_else(not_ours)?;
         self.held = None;
         self.sender.finish(held, self.written);
         Ok(())

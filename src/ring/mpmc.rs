@@ -73,6 +73,9 @@ const OWNER_SHIFT: u32 = 2;
 const CELLS_SHIFT: u32 = 12;
 const LAP_SHIFT: u32 = 22;
 const FIELD: u64 = (1 << 10) - 1;
+/// How often a claim is tried again when others were faster, and when the cursors contradict each other: bounds against hostile peers only.
+const CLAIMS: usize = 4096;
+const ASTRAY: usize = 4;
 /// How many cells ahead of the tail lines are fetched for writing.
 const AHEAD: u64 = 16;
 const LAPS: u64 = 1 << (64 - LAP_SHIFT);
@@ -422,7 +425,8 @@ impl Ring {
     #[inline(never)]
     fn search_room(&self, len: usize, owner: Owner) -> Option<Held> {
         let (cells, code) = self.size(len);
-        for _ in 0..4 * self.cells {
+        let mut astray = 0;
+        for _ in 0..CLAIMS {
             let Reached::Unclaimed(at, old) = self.find_tail() else { break };
             let rest = self.cells - self.index(at);
             let (need, lap) = (cells.min(rest), self.lap(at));
@@ -432,7 +436,11 @@ impl Ring {
                 match self.used(at) {
                     Some(used) if fits(used) => {}
                     Some(_) => return None,
-                    None => continue,
+                    None if astray == ASTRAY => return None,
+                    None => {
+                        astray += 1;
+                        continue;
+                    }
                 }
             }
             let pads = cells > rest;
@@ -598,16 +606,19 @@ impl Ring {
     /// owners only after the word that names them was read. True if there is something new to be found.
     pub(crate) fn repair(&self, me: Owner, is_dead: impl Fn(Owner) -> bool, discard: impl Fn(Held)) -> bool {
         let mut repaired = false;
-        let stuck = [
-            Some(self.control().tail.0.free.load(Ordering::Acquire)),
-            match self.find_head() {
-                Reached::Record(at, _) => Some(at),
-                _ => None,
-            },
-        ];
-        for at in stuck.into_iter().flatten() {
+        let head = match self.find_head() {
+            Reached::Record(at, _) => Some(at),
+            _ => None,
+        };
+        for at in [Some(self.control().tail.0.free.load(Ordering::Acquire)), head].into_iter().flatten() {
             if let Some((word, _)) = self.held_at(at).filter(|&(_, owner)| is_dead(owner)) {
-                repaired |= self.take_over(at, word, me, &discard);
+                if self.take_over(at, word, me, &discard) {
+                    // Where it was looked for, or one walk after the other would start before all that has been repaired.
+                    if Some(at) == head {
+                        self.control().head.0.store(self.behind(at, word), Ordering::Relaxed);
+                    }
+                    repaired = true;
+                }
             }
         }
         repaired
