@@ -23,17 +23,6 @@ impl<'a> Gather<'a> {
         Gather { parts: parts.iter(), rest: &[] }
     }
 
-    /// The next bytes that lie together; none at the end.
-    pub(crate) fn next_piece(&mut self) -> &'a [u8] {
-        while self.rest.is_empty() {
-            match self.parts.next() {
-                Some(part) => self.rest = part,
-                None => return &[],
-            }
-        }
-        std::mem::take(&mut self.rest)
-    }
-
     /// Copies the next `len` bytes.
     ///
     /// # Safety

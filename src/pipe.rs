@@ -124,9 +124,10 @@ impl Builder {
     /// [`BuildError::Capacity`], or as [`mpmc::simplex`].
     pub fn mpmc(&self) -> Result<(mpmc::Receiver, mpmc::Sender), BuildError> {
         let mut geometry = Geometry::mpmc(self.capacity_from(MIN_MANY_CAPACITY)?, self.spin_micros());
-        // What may not be written is not offered: to try would be a signal that kills.
+        // A limit on file sizes bounds them. Of whole pages, however large those are.
+        const PAGES: u64 = 64 << 10;
         let room = sys::longest_file().saturating_sub(geometry.file_len()) / WINDOWS;
-        geometry.window = room.min(MAX_WINDOW);
+        geometry.window = (room & !(PAGES - 1)).min(MAX_WINDOW);
         Ok(mpmc::make(geometry)?)
     }
 

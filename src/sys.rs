@@ -75,23 +75,22 @@ pub(crate) fn longest_file() -> u64 {
     rustix::process::getrlimit(rustix::process::Resource::Fsize).current.unwrap_or(u64::MAX)
 }
 
-/// Writes to a part of a memory file that is not mapped.
-pub(crate) fn write_at(fd: BorrowedFd<'_>, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
-    if longest_file() < at + bytes.len() as u64 {
-        return Err(Errno::FBIG.into());
+/// Maps a part of a memory file for a moment, and lets `write` fill it in.
+///
+/// By a mapping, since writing to a file is subject to the limit on file sizes (a signal that kills), and to flags that whoever shares the
+/// description can set. Its memory is had before it is written to: to find none then would be a signal as well.
+pub(crate) fn write_part(fd: BorrowedFd<'_>, at: u64, len: usize, write: impl FnOnce(NonNull<u8>)) -> io::Result<()> {
+    let part = memmap2::MmapOptions::new().offset(at).len(len).map_raw(&fd)?;
+    match part.advise(memmap2::Advice::PopulateWrite) {
+        // Kernels before 5.14 do not know it.
+        Err(e) if e.raw_os_error() != Some(libc::EINVAL) => return Err(e),
+        _ => {}
     }
-    while !bytes.is_empty() {
-        match rustix::io::pwrite(fd, bytes, at) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => (bytes, at) = (&bytes[n..], at + n as u64),
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
+    write(NonNull::new(part.as_mut_ptr()).expect("mmap never returns address 0"));
     Ok(())
 }
 
-/// Reads from such a part. The file is as long as it needs to be, since its length is sealed.
+/// Reads from a part of a memory file that is not mapped. The file is as long as it needs to be, since its length is sealed.
 pub(crate) fn read_at(fd: BorrowedFd<'_>, buf: &mut [MaybeUninit<u8>], at: u64) -> io::Result<()> {
     let mut done = 0;
     while done < buf.len() {

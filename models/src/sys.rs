@@ -4,6 +4,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::ptr::NonNull;
 
 use crate::deadline::Deadline;
 use crate::sync::{self, AtomicU32, BorrowedFd, Ordering, OwnedFd, fence, machine, step};
@@ -52,7 +53,7 @@ pub(crate) fn futex_wake_all(word: &AtomicU32) {
 
 // What lies outside of the ring is not modelled: no model for many sends a long message.
 
-pub(crate) fn write_at(_: BorrowedFd<'_>, _: &[u8], _: u64) -> io::Result<()> {
+pub(crate) fn write_part(_: BorrowedFd<'_>, _: u64, _: usize, _: impl FnOnce(NonNull<u8>)) -> io::Result<()> {
     unreachable!()
 }
 

@@ -256,7 +256,7 @@ impl Sender {
             // SAFETY: claimed for `len` bytes, all that the parts have.
             None => unsafe { gather.copy_to(self.side.ring.payload(held), len) },
             Some(window) => {
-                if let Err(e) = self.spill(held, window, gather) {
+                if let Err(e) = self.spill(held, window, gather, len) {
                     self.side.abandon(held);
                     return Err(SendError::Io(e));
                 }
@@ -267,20 +267,17 @@ impl Sender {
     }
 
     /// Writes a long message: its start to the ring, and what does not fit there to the window.
-    fn spill(&self, held: Held, window: usize, mut gather: Gather<'_>) -> std::io::Result<()> {
+    fn spill(&self, held: Held, window: usize, mut gather: Gather<'_>, len: usize) -> std::io::Result<()> {
         let (ring, segment) = (&self.side.ring, &self.side.segment);
         // SAFETY: the record has so many bytes, at most as many of which are written as the parts have.
         unsafe { gather.copy_to(ring.payload(held), ring.long_payload()) };
-        let mut at = segment.geometry().window_offset(window);
-        loop {
-            match gather.next_piece() {
-                [] => return Ok(()),
-                piece => {
-                    sys::write_at(segment.as_fd(), piece, at)?;
-                    at += piece.len() as u64;
-                }
-            }
+        let rest = len.saturating_sub(ring.long_payload());
+        if rest == 0 {
+            return Ok(());
         }
+        // SAFETY: the part has `rest` bytes, as many as are left.
+        let write = |part| unsafe { gather.copy_to(part, rest) };
+        sys::write_part(segment.as_fd(), segment.geometry().window_offset(window), rest, write)
     }
 
     /// Room for one message, waiting for it.
