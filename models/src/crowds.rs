@@ -11,6 +11,7 @@ use crate::bell;
 use crate::crowd::{Crowd, Sight, Sought};
 use crate::deadline::Deadline;
 use crate::explore::{Explorer, Model};
+use crate::registry::Member;
 use crate::ring::mpmc::Owner;
 use crate::segment::Segment;
 use crate::sync::{AtomicU32, Machine, Ordering, OwnedFd, die, process};
@@ -21,6 +22,7 @@ pub(crate) const MODELS: &[Model] = &[
     Model { name: "crowd-two-publishers", preemptions: Some(1), body: two_publishers },
     Model { name: "crowd-lead", preemptions: Some(2), body: lead },
     Model { name: "crowd-lead-of-three", preemptions: Some(0), body: lead_of_three },
+    Model { name: "crowd-woken-killed", preemptions: Some(1), body: woken_killed },
     Model { name: "crowd-room", preemptions: Some(2), body: room },
     Model { name: "crowd-room-for-three", preemptions: Some(0), body: room_for_three },
 ];
@@ -32,13 +34,13 @@ fn with_slices() -> impl Iterator<Item = Machine> {
 /// The two sides' seats, and the units that one side waits for.
 struct Place {
     units: AtomicU32,
-    segment: Segment,
+    segment: Arc<Segment>,
 }
 
 /// One process of a side.
 struct Side {
     crowd: Crowd,
-    me: Owner,
+    member: Option<Member>,
     place: Arc<Place>,
 }
 
@@ -56,7 +58,7 @@ struct Sockets {
 
 impl Sockets {
     fn new(room: bool) -> Sockets {
-        let place = Arc::new(Place { units: AtomicU32::new(0), segment: Segment::many(4, 0) });
+        let place = Arc::new(Place { units: AtomicU32::new(0), segment: Arc::new(Segment::many(4, 0)) });
         let (waiting, publishing) = OwnedFd::pair();
         if !room {
             // SAFETY: the control block lives as long as the segment.
@@ -65,7 +67,7 @@ impl Sockets {
         Sockets { place, waiting, publishing, room }
     }
 
-    fn side(&self, me: Owner, waits: bool) -> Side {
+    fn side(&self, waits: bool) -> Side {
         // SAFETY: the control block lives as long as the segment, which the side keeps.
         let crowd = unsafe {
             let control = self.place.segment.many_control().as_ref();
@@ -75,16 +77,18 @@ impl Sockets {
             let socket = if waits { &self.waiting } else { &self.publishing };
             Crowd::new(mine, theirs, socket.copy(), !receives, 0)
         };
-        Side { crowd, me, place: Arc::clone(&self.place) }
+        Side { crowd, member: None, place: Arc::clone(&self.place) }
     }
 
-    fn waiter(&self, me: Owner) -> Side {
-        self.place.segment.member_locks()[usize::from(me)].swap(1, Ordering::AcqRel);
-        self.side(me, true)
+    /// The next, with the next number.
+    fn waiter(&self) -> Side {
+        let member = Member::new(Arc::clone(&self.place.segment)).unwrap();
+        member.number(|_| ()).unwrap();
+        Side { member: Some(member), ..self.side(true) }
     }
 
     fn publisher(&self) -> Side {
-        self.side(3, false)
+        self.side(false)
     }
 }
 
@@ -116,6 +120,7 @@ impl Side {
 
     /// Takes one unit, waiting for it; false at the end.
     fn take(&self) -> bool {
+        let me = self.member.as_ref().and_then(Member::joined).expect("a waiter");
         loop {
             let units = self.place.units.load(Ordering::Acquire);
             if units > 0 {
@@ -124,7 +129,7 @@ impl Side {
                 }
                 continue;
             }
-            match self.crowd.wait(Deadline::NEVER, self.me, &*self.place) {
+            match self.crowd.wait(Deadline::NEVER, me, &*self.place) {
                 Wake::Ready => {}
                 Wake::Gone => return false,
                 Wake::TimedOut => unreachable!("there is no deadline"),
@@ -142,7 +147,7 @@ fn sleepers(explorer: &Explorer) {
     for machine in Machine::all() {
         explorer.explore_on(machine, || {
             let sockets = Sockets::new(false);
-            let (here, there, publisher) = (sockets.waiter(0), sockets.waiter(1), sockets.publisher());
+            let (here, there, publisher) = (sockets.waiter(), sockets.waiter(), sockets.publisher());
             let waiting = thread::spawn(move || (there.take(), there));
             let publishing = thread::spawn(move || {
                 publisher.publish();
@@ -162,7 +167,7 @@ fn two_publishers(explorer: &Explorer) {
     for machine in Machine::all() {
         explorer.explore_on(machine, || {
             let sockets = Sockets::new(false);
-            let (here, there) = (sockets.waiter(0), sockets.waiter(1));
+            let (here, there) = (sockets.waiter(), sockets.waiter());
             let publishing = [sockets.publisher(), sockets.publisher()].map(|publisher| {
                 thread::spawn(move || {
                     publisher.publish();
@@ -183,7 +188,7 @@ fn lead(explorer: &Explorer) {
     for machine in with_slices() {
         explorer.explore_on(machine, || {
             let sockets = Sockets::new(false);
-            let (here, there, publisher) = (sockets.waiter(0), sockets.waiter(1), sockets.publisher());
+            let (here, there, publisher) = (sockets.waiter(), sockets.waiter(), sockets.publisher());
             drop(sockets);
             let waiting = thread::spawn(move || (there.take(), there));
             let publishing = thread::spawn(move || {
@@ -205,8 +210,8 @@ fn lead_of_three(explorer: &Explorer) {
     for machine in with_slices() {
         explorer.explore_on(machine, || {
             let sockets = Sockets::new(false);
-            let (here, publisher) = (sockets.waiter(0), sockets.publisher());
-            let others = [1, 2].map(|me| sockets.waiter(me));
+            let (here, publisher) = (sockets.waiter(), sockets.publisher());
+            let others = [(), ()].map(|()| sockets.waiter());
             drop(sockets);
             let waiting = others.map(|there| thread::spawn(move || (there.take(), there)));
             let publishing = thread::spawn(move || {
@@ -224,12 +229,37 @@ fn lead_of_three(explorer: &Explorer) {
     }
 }
 
+/// Of two who wait one is killed at any of its steps, when it has been woken, say: the other finds what there is, though nothing more happens.
+fn woken_killed(explorer: &Explorer) {
+    for machine in with_slices() {
+        explorer.kill_at_each_step(machine, |step| {
+            let sockets = Sockets::new(false);
+            let (here, there, publisher) = (sockets.waiter(), sockets.waiter(), sockets.publisher());
+            let waiting = thread::spawn(move || {
+                process(step, || {
+                    assert!(there.take());
+                    drop(there);
+                })
+            });
+            let publishing = thread::spawn(move || {
+                publisher.publish();
+                publisher.publish();
+                publisher
+            });
+            assert!(here.take());
+            let killed = waiting.join().unwrap();
+            drop(publishing.join().unwrap());
+            killed
+        });
+    }
+}
+
 /// Two who wait for room, which comes little by little: where only slices end by themselves, who leads is told and tells the other.
 fn room(explorer: &Explorer) {
     for machine in with_slices() {
         explorer.explore_on(machine, || {
             let sockets = Sockets::new(true);
-            let (here, there, publisher) = (sockets.waiter(0), sockets.waiter(1), sockets.publisher());
+            let (here, there, publisher) = (sockets.waiter(), sockets.waiter(), sockets.publisher());
             let waiting = thread::spawn(move || (there.take(), there));
             let publishing = thread::spawn(move || {
                 publisher.give_room();
@@ -248,8 +278,8 @@ fn room_for_three(explorer: &Explorer) {
     for machine in with_slices() {
         explorer.explore_on(machine, || {
             let sockets = Sockets::new(true);
-            let (here, publisher) = (sockets.waiter(0), sockets.publisher());
-            let others = [1, 2].map(|me| sockets.waiter(me));
+            let (here, publisher) = (sockets.waiter(), sockets.publisher());
+            let others = [(), ()].map(|()| sockets.waiter());
             let waiting = others.map(|there| thread::spawn(move || (there.take(), there)));
             let publishing = thread::spawn(move || {
                 (0..3).for_each(|_| publisher.give_room());

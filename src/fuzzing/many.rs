@@ -278,7 +278,7 @@ impl Memory {
             let (start, words) =
                 (self.segment.many_control().add(1).cast::<u8>(), self.segment.cell_words().cast::<u8>());
             let end = self.segment.ring(0).add(self.segment.geometry().capacity);
-            ((start.as_ptr(), words.offset_from_unsigned(start)), end.as_ptr())
+            ((start.as_ptr(), words.addr().get() - start.addr().get()), end.as_ptr())
         }
     }
 
