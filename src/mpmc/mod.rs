@@ -28,19 +28,26 @@
 //! - End of file comes when every copy of every sender is closed and nothing is left. A broken pipe comes when every copy of every
 //!   receiver is closed. However they were closed: dropped, by `exit`, by SIGKILL.
 //! - A process that is killed, at whatever instruction, never stops the others. What it held is taken from it once the kernel says that it
-//!   is dead, never because it was slow: a process that is stopped keeps what it has. Lost is the message that a killed receiver had taken (one for
-//!   each thread that was receiving), and the one that a killed sender had not sent yet. Nothing else.
+//!   is dead, never because it was slow: a process that is stopped keeps what it has. Lost is what a killed receiver had taken (one message for
+//!   each thread that was receiving, and for each [`ReadGuard`] it held), and what a killed sender had not sent yet. Nothing else.
 //! - As long as messages wait, no receiver sleeps for longer than some 5 ms, even if the one that was woken for them is killed.
 //!
 //! # What is not
 //!
 //! - Order among several senders is that of getting room, so a sender that is stopped between that and publishing, or a [`WriteGuard`] that is held,
 //!   holds up what was sent behind it. A [`ReadGuard`] holds up nothing, but keeps its room, and no room behind it becomes free before.
+//! - Room goes to whoever finds it: a message that needs much of the ring may wait for as long as others send small ones without a pause.
+//! - A killed process is dead once its memory is gone: not while a child made by `vfork` still shares it (`posix_spawn` until the other program
+//!   runs), nor while its core is being dumped.
+//! - A process that closes the library's descriptors behind its back while it holds a [`WriteGuard`] keeps receivers from the end of file.
+//! - A hostile peer that can hold up page faults (by a file system of its own, say) can hold up whoever gives the memory of a long message back,
+//!   beyond any deadline; and in rings of hundreds of MiB, contents made up by a peer can make a call overrun its deadline by a second or so.
 //! - A guard that is leaked (`mem::forget`) keeps its place until the last handle of its side is dropped in this process.
 //! - Pipe ends cannot be sent through a pipe for many.
 //! - If a sender is killed between publishing a message and announcing it, receivers that have been waiting for more than 5 ms find the message within a
 //!   second, or with the next. The same second may pass before senders that wait for room notice what a killed receiver freed, and before
-//!   anybody notices that the whole other side was killed, if the one that watches for that was killed too.
+//!   anybody notices that the whole other side was killed, if the one that watches for that was killed too, or is stopped; and before a message is found
+//!   for which two threads of one process were woken, if that is killed.
 //! - While a sender is stopped in the middle of a message, or a [`WriteGuard`] is held, a receiver's descriptor may be readable for nothing.
 //!
 //! # Long messages

@@ -97,8 +97,8 @@ impl Receiver {
     ///
     /// # Errors
     ///
-    /// [`RecvError::TooLong`] if the next message is longer: this handle receives no more. The message stays, for other handles. Otherwise as
-    /// [`recv_bytes`](Self::recv_bytes).
+    /// [`RecvError::TooLong`] if the next message is longer: this handle receives no more. The message stays first, for other handles: one that
+    /// is too long for all ends them all. Otherwise as [`recv_bytes`](Self::recv_bytes).
     pub fn recv_bytes_max(&self, maxlength: usize) -> Result<Vec<u8>, RecvError> {
         self.recv_until(maxlength, Deadline::NEVER)
     }
