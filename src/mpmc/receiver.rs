@@ -401,7 +401,7 @@ impl Receiver {
             side.crowd.let_it_run(1, || false);
         }
         side.crowd.notify_room(|| side.ring.taken() >= side.ring.capacity() / 4);
-        side.crowd.bell().settle(|| !matches!(side.ring.look(), Front::Empty));
+        side.crowd.settle(&ForMessage(side, 0));
     }
 
     fn recv_until(&self, maxlength: usize, deadline: Deadline) -> Result<Vec<u8>, RecvError> {

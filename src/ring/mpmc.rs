@@ -535,13 +535,19 @@ impl Ring {
     pub(crate) fn at_hand(&self) -> Option<(Message, usize)> {
         let position = self.control().head.0.load(Ordering::Relaxed);
         let word = Word(self.word(position).load(Ordering::Acquire)); // T1
-        let (cells, slack, rest) = (word.cells(), word.field() as usize, self.cells - self.index(position));
-        let ready = word.compare(self.lap(position)) == Lap::Same && word.state() == State::Ready;
-        if !ready || cells == TO_THE_END || cells > rest.min(MAX_CELLS) || slack > CELL {
+        if word.compare(self.lap(position)) != Lap::Same || word.state() != State::Ready {
             return None;
         }
-        let len = cells as usize * CELL - slack;
+        let len = self.short_len(position, word)?;
         Some((Message { position, word, len: Some(len) }, len))
+    }
+
+    /// The length of a message that is not a long one, if its word is one that a writer would have written.
+    #[inline(always)]
+    fn short_len(&self, position: u64, word: Word) -> Option<usize> {
+        let (cells, slack, rest) = (word.cells(), word.field() as usize, self.cells - self.index(position));
+        let right = cells != TO_THE_END && cells <= rest.min(MAX_CELLS) && slack <= CELL;
+        right.then(|| cells as usize * CELL - slack)
     }
 
     /// What comes next.
@@ -552,12 +558,11 @@ impl Ring {
             Reached::Record(_, word) if word.state() == State::Writing => return Front::Busy,
             Reached::Record(at, word) => (at, word),
         };
-        let (cells, slack, rest) = (word.cells(), word.field() as usize, self.cells - self.index(position));
-        match cells {
-            QUARTER if self.quarter() <= rest => Front::Message(Message { position, word, len: None }),
-            QUARTER | TO_THE_END => Front::Corrupt,
-            _ if cells > rest || slack > CELL => Front::Corrupt,
-            _ => Front::Message(Message { position, word, len: Some(cells as usize * CELL - slack) }),
+        let len = self.short_len(position, word);
+        let is_long = word.cells() == QUARTER && self.quarter() <= self.cells - self.index(position);
+        match len.is_some() || is_long {
+            true => Front::Message(Message { position, word, len }),
+            false => Front::Corrupt,
         }
     }
 
