@@ -26,7 +26,7 @@
 //! 1. *Spin*, as a single waiter does.
 //! 2. *Sleep* for one slice.
 //! 3. *Lead*, if nobody does, or a member that is dead: park in `ppoll` on the bell. A message then wakes two: the leader, by the bell, and one
-//!    of those asleep, so that it is found even if one of them is killed before it gets there.
+//!    of those asleep, of another process if there is any: it is found even if one of the two processes is killed before it gets there.
 //! 4. Or else *follow*: sleep for long.
 //!
 //! Nobody follows without a leader: who leads gives that up by leaving, and whoever leaves while some follow ([`FOLLOWED`]) and nobody leads wakes one
@@ -82,6 +82,8 @@ pub(crate) enum Sight {
 /// What is waited for.
 pub(crate) trait Sought {
     fn look(&self) -> Sight;
+    /// Called when it was not there after a sleep.
+    fn in_vain(&self) {}
     /// Repairs the ring if whoever holds what is waited for is dead. True if there is something new to be seen.
     fn help(&self) -> bool;
     /// Whether that member is dead.
@@ -118,9 +120,18 @@ impl Drop for Farewell {
     }
 }
 
-fn wake_one(sleepers: &AtomicU32) {
+/// As what the threads of a member sleep.
+fn kind(member: Owner) -> u32 {
+    1 << (member % 32)
+}
+
+/// Wakes one of those asleep, of another process than the leader's if there is any.
+fn wake_one(seat: &Seat) {
+    let sleepers = &seat.sleepers;
+    let leader = leader(seat.leader.load(Ordering::Relaxed));
+    let others = leader.map_or(sys::ANY_KIND, |leader| !kind(leader));
     let word = sleepers.fetch_add(SEQUENCE, Ordering::SeqCst).wrapping_add(SEQUENCE);
-    if !sys::futex_wake_one(sleepers) {
+    if !sys::futex_wake_one(sleepers, others) && !sys::futex_wake_one(sleepers, sys::ANY_KIND) {
         stand_down(sleepers, word);
     }
 }
@@ -145,7 +156,7 @@ pub(crate) fn succeed(seat: &Seat, number: Owner) {
     let seen = seat.leader.load(Ordering::SeqCst);
     let (set, lost) = (Ordering::SeqCst, Ordering::Relaxed);
     if leader(seen) == Some(number) && seat.leader.compare_exchange(seen, seen & !LEADER, set, lost).is_ok() {
-        wake_one(&seat.sleepers);
+        wake_one(seat);
     }
 }
 
@@ -219,9 +230,9 @@ impl Crowd {
     #[inline(never)]
     fn notify_slow(&self) {
         fence(Ordering::SeqCst); // N2
-        let sleepers = &self.theirs().sleepers;
-        if sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {
-            wake_one(sleepers);
+        let seat = self.theirs();
+        if seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {
+            wake_one(seat);
         }
         self.bell.ring();
     }
@@ -245,7 +256,7 @@ impl Crowd {
                 wake_all(&seat.sleepers);
             } else if now.wrapping_sub(before) > ROOM_GAP {
                 seat.woken_at.store(now, Ordering::Relaxed);
-                wake_one(&seat.sleepers);
+                wake_one(seat);
             }
         }
         self.bell.ring();
@@ -253,10 +264,10 @@ impl Crowd {
 
     /// Wakes one of our own side, for what we do not take ourselves.
     pub(crate) fn pass_on(&self) {
-        let sleepers = &self.mine().sleepers;
+        let seat = self.mine();
         fence(Ordering::SeqCst); // N2
-        if sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {
-            wake_one(sleepers);
+        if seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {
+            wake_one(seat);
         }
     }
 
@@ -286,7 +297,7 @@ impl Crowd {
         let start = sys::now();
         let end = start + SLICE;
         loop {
-            self.sleep(deadline.min(end), false, sought);
+            self.sleep(deadline.min(end), false, me, sought);
             let (now, news) = (sys::now(), self.news(deadline, sought));
             if news.is_some() || now >= end {
                 self.spin(|spin| spin.slept(now - start));
@@ -299,13 +310,13 @@ impl Crowd {
         }
         loop {
             if let Some(leading) = self.take_the_lead(me, sought) {
-                let wake = self.park(deadline, sought);
+                let wake = self.park(deadline, me, sought);
                 self.leave_the_lead(leading, wake);
                 return wake;
             }
             let held = sought.look() == Sight::Held;
             let longest = if held { SLICE } else { PARK };
-            self.sleep(deadline.min(sys::now() + longest), true, sought);
+            self.sleep(deadline.min(sys::now() + longest), true, me, sought);
             if let Some(wake) = self.news(deadline, sought) {
                 return wake;
             }
@@ -324,6 +335,9 @@ impl Crowd {
                 break;
             }
             sight = sought.look();
+        }
+        if sight != Sight::Ready {
+            sought.in_vain();
         }
         match sight {
             Sight::Ready => Some(Wake::Ready),
@@ -374,7 +388,7 @@ impl Crowd {
     }
 
     /// Sleeps on the futex, unless there is something to be seen. For long, or for a slice at most.
-    fn sleep(&self, until: Deadline, long: bool, sought: &impl Sought) {
+    fn sleep(&self, until: Deadline, long: bool, me: Owner, sought: &impl Sought) {
         let sleepers = &self.mine().sleepers;
         let bits = if long { ASLEEP | FOLLOWED } else { ASLEEP };
         let next = |word: u32| word.wrapping_add(SEQUENCE) | bits;
@@ -396,7 +410,7 @@ impl Crowd {
         if long && leader(self.mine().leader.load(Ordering::Relaxed)).is_none() {
             return;
         }
-        sys::futex_wait(sleepers, next(word), until);
+        sys::futex_wait(sleepers, next(word), until, kind(me));
     }
 
     /// The word by which this thread leads, if it does.
@@ -429,19 +443,19 @@ impl Crowd {
         if seat.sleepers.load(Ordering::Relaxed) & FOLLOWED != 0
             && leader(seat.leader.load(Ordering::Relaxed)).is_none()
         {
-            wake_one(&seat.sleepers);
+            wake_one(seat);
         }
     }
 
     /// In `ppoll` on the bell, for as long as it takes.
-    fn park(&self, deadline: Deadline, sought: &impl Sought) -> Wake {
+    fn park(&self, deadline: Deadline, me: Owner, sought: &impl Sought) -> Wake {
         let mut in_vain = 0;
         loop {
             let seen = (in_vain > 0 || !self.bell.is_armed()) && self.bell.arm(&mut || sought.look() != Sight::Nothing);
             let heard = if seen || in_vain > 2 {
                 // Of what is held, the bell does not tell when that changes. And one that cannot be silenced, or not be waited for, must not
                 // turn a wait into a busy loop.
-                self.sleep(deadline.min(sys::now() + SLICE), false, sought);
+                self.sleep(deadline.min(sys::now() + SLICE), false, me, sought);
                 self.bell.listen(Deadline::NOW)
             } else {
                 let held = sought.look() == Sight::Held;

@@ -212,20 +212,26 @@ pub(crate) fn heavy_barrier() -> bool {
 
 // --- futex --------------------------------------------------------------------------------------
 
-/// Sleeps while `word` holds `expected`, until woken or `deadline`. True after a wake-up (or
+/// Those who sleep on a futex are of 32 kinds, of which a wake-up may be meant for some.
+pub(crate) const ANY_KIND: u32 = u32::MAX;
+
+fn bits(kinds: u32) -> NonZeroU32 {
+    NonZeroU32::new(kinds).expect("some kind")
+}
+
+/// Sleeps, as one of `kind`, while `word` holds `expected`, until woken or `deadline`. True after a wake-up (or
 /// anything else that warrants another look), false when the deadline has passed.
 ///
 /// The operation is process-shared: `FUTEX_PRIVATE_FLAG` would make the kernel look for sleepers of
 /// this process only.
-pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Deadline) -> bool {
-    let until = deadline.at().map(timespec);
-    let any = NonZeroU32::MAX;
-    futex::wait_bitset(word, futex::Flags::empty(), expected, until.as_ref(), any) != Err(Errno::TIMEDOUT)
+pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Deadline, kind: u32) -> bool {
+    let (until, kind) = (deadline.at().map(timespec), bits(kind));
+    futex::wait_bitset(word, futex::Flags::empty(), expected, until.as_ref(), kind) != Err(Errno::TIMEDOUT)
 }
 
-/// Whether anybody was woken.
-pub(crate) fn futex_wake_one(word: &AtomicU32) -> bool {
-    matches!(futex::wake(word, futex::Flags::empty(), 1), Ok(1..))
+/// Wakes one that is of one of `kinds`. Whether there was any.
+pub(crate) fn futex_wake_one(word: &AtomicU32, kinds: u32) -> bool {
+    matches!(futex::wake_bitset(word, futex::Flags::empty(), 1, bits(kinds)), Ok(1..))
 }
 
 pub(crate) fn futex_wake_all(word: &AtomicU32) {

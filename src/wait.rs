@@ -240,7 +240,7 @@ impl Waiter {
                 if self.bell.departed() && self.bell.ask_about_departure() {
                     return Some(self.ended(ready));
                 }
-                sys::futex_wait(self.bell.seats.mine(), word, deadline.min(end));
+                sys::futex_wait(self.bell.seats.mine(), word, deadline.min(end), sys::ANY_KIND);
             }
             let now = sys::now();
             let (there, late) = (ready(), deadline.passed());
@@ -280,7 +280,7 @@ impl Waiter {
                 // A bell that cannot be silenced, or not be waited for, must not turn a wait into a busy loop.
                 let word = self.bell.seats.mine().fetch_or(ASLEEP, Ordering::SeqCst) | ASLEEP;
                 if !self.linger(ready) {
-                    sys::futex_wait(self.bell.seats.mine(), word, deadline.min(sys::now() + SLICE));
+                    sys::futex_wait(self.bell.seats.mine(), word, deadline.min(sys::now() + SLICE), sys::ANY_KIND);
                 }
             }
             let got = self.bell.listen(deadline.min(sys::now() + PARK));

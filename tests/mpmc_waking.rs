@@ -14,7 +14,7 @@ use ringpipe::mpmc::{Receiver, Sender};
 use ringpipe::{AttachError, Builder, End, RecvError, SendError};
 use support::{
     Call, Child, Random, Shared, Watchdog, alone, await_call, call_number, doing, eventually, fork, fork_copy, median,
-    nanos, poll_fd, skip, sleeps, watchdog,
+    nanos, pin, poll_fd, skip, sleeps, watchdog,
 };
 
 /// Nothing takes so long unless somebody is stuck.
@@ -158,6 +158,56 @@ fn a_message_is_received_within_some_milliseconds_though_any_one_of_those_who_sl
         assert!(worst < 300_000_000, "{took:?}");
         assert!(lost <= 2 * SLEEPERS, "{lost} lost");
     }
+}
+
+/// The one that watches the bell is of the process that is killed, and so is whichever would be woken first.
+#[test]
+fn a_message_is_received_within_some_milliseconds_though_a_whole_process_of_sleepers_is_killed() {
+    const ROUNDS: u64 = 6;
+    let _guard = guard(60);
+    let shared = Shared::new();
+    let mut ends = small();
+    let (mut took, mut received) = (Vec::new(), 0);
+    for _ in 0..ROUNDS {
+        let (crowd, single, hog);
+        (crowd, ends) = receiving(ends, |receiver| {
+            pin(0);
+            let parameter = libc::sched_param { sched_priority: 0 };
+            // SAFETY: the parameter is valid, and the call needs no right.
+            assert_eq!(unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &parameter) }, 0);
+            let receive = || receiver.iter().map(Result::unwrap).for_each(drop);
+            std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(receive))));
+            0
+        });
+        // They sleep before the other does, so they lead, and come first where nobody looks whose threads they are.
+        std::thread::sleep(2 * MOMENT);
+        (single, ends) = sleeper(ends, &shared);
+        std::thread::sleep(2 * MOMENT);
+        // From now on the crowd does not run when it is woken.
+        // (The copies of the ends in there are never dropped, which would wake all.)
+        hog = fork(|| {
+            pin(0);
+            loop {
+                std::hint::spin_loop();
+            }
+        });
+        std::thread::sleep(MOMENT / 3);
+        let start = nanos();
+        ends.1.send_bytes(b"wake up").unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+        crowd.kill();
+        // It is gone with what it had taken, if it ran nevertheless.
+        if crowd.wait().was_killed() && !(ends.0.is_empty() && shared.get(0) == received) {
+            received += 1;
+            shared.await_at_least(0, received);
+            took.push((shared.get(1) - start) / 1000);
+        }
+        [&single, &hog].iter().for_each(|child| child.kill());
+        [single, hog].iter().for_each(|child| assert!(child.wait().was_killed()));
+    }
+    println!("a process of sleepers is killed: received after {took:?} µs");
+    assert!(!took.is_empty(), "it was always taken before the kill");
+    assert!(took.iter().all(|&took| took < 300_000), "{took:?}");
 }
 
 #[test]

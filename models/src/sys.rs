@@ -28,8 +28,10 @@ fn end(deadline: Deadline) -> Option<u64> {
     deadline.at().filter(|&at| machine().slices_end && at <= sync::clock() + SLICE)
 }
 
-/// Whoever dies asleep dies here.
-pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Deadline) -> bool {
+pub(crate) const ANY_KIND: u32 = u32::MAX;
+
+/// Whoever dies asleep dies here. The kinds are no matter here: whoever is woken first, it must do.
+pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Deadline, _: u32) -> bool {
     step();
     match end(deadline) {
         Some(at) => {
@@ -43,7 +45,7 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Deadline) ->
     }
 }
 
-pub(crate) fn futex_wake_one(word: &AtomicU32) -> bool {
+pub(crate) fn futex_wake_one(word: &AtomicU32, _: u32) -> bool {
     word.wake_one()
 }
 
