@@ -142,25 +142,25 @@ TWINS = [
     ("claimed without asking", MANY, "if self.word(at).compare_exchange(old.0, word.0, won, lost).is_err() {\n            return false;\n        }", "let _ = (won, lost, old);\n        self.word(at).store(word.0, Ordering::Release);", "many-publication"),
     ("records over the end of the ring", MANY, "let pads = cells > rest;", "let pads = false;", "many-padding"),
     ("taken from the living", MANY, ".filter(|&(_, owner)| is_dead(owner))", ".filter(|&(_, owner)| is_dead(owner) || true)", "many-writer-killed"),
-    ("taken over without an exchange", MANY, "if self.word(at).compare_exchange(word.0, mine.0, won, lost).is_err() {\n            return false;\n        }", "let _ = (won, lost);\n        self.word(at).store(mine.0, Ordering::Release);", "many-two-helpers"),
+    ("taken over without an exchange", MANY, "self.word(at).compare_exchange(word.0, done.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() // M2", "let _ = word;\n        self.word(at).store(done.0, Ordering::Release);\n        true", "many-two-helpers"),
     ("nothing is repaired at the front of the room", MANY, "for at in [Some(self.control().tail.0.free.load(Ordering::Acquire)), head]", "for at in [None, head]", "many-reader-killed"),
     ("nothing is repaired at the head", MANY, "Reached::Record(at, _) => Some(at),\n            _ => None,", "_ => None,", "many-writer-killed"),
     ("a newcomer clears nothing", MANY, "        for _ in 0..4 * self.cells {\n            let word = Word(self.word(at).load(Ordering::Acquire));\n            match word.compare", "        for _ in 0..0 {\n            let word = Word(self.word(at).load(Ordering::Acquire));\n            match word.compare", "many-newcomer"),
-    ("a newcomer takes over what names it already", MANY, "if mine == word {", "if false {", "many-newcomer"),
     # --- crowds
     ("a sleeper changes no number", CROWD, "let next = |word: u32| word.wrapping_add(SEQUENCE) | bits;", "let next = |word: u32| word | bits;", "crowd-sleepers"),
     ("the number is not moved on before a wake-up", CROWD, """    let word = sleepers.fetch_add(SEQUENCE, Ordering::SeqCst).wrapping_add(SEQUENCE);
     if !sys""", """    let word = sleepers.load(Ordering::SeqCst);
     if !sys""", "crowd-sleepers"),
-    ("nobody is said to be asleep before one is woken", CROWD, """    if !sys::futex_wake_one(sleepers) {
+    ("nobody is said to be asleep before one is woken", CROWD, """    if !sys::futex_wake_one(sleepers, others) && !sys::futex_wake_one(sleepers, sys::ANY_KIND) {
         stand_down(sleepers, word);
     }""", """    stand_down(sleepers, word);
-    sys::futex_wake_one(sleepers);""", "crowd-sleepers"),
+    let _ = others;
+    sys::futex_wake_one(sleepers, sys::ANY_KIND);""", "crowd-sleepers"),
     ("stood down whatever the word", CROWD, "let _ = sleepers.compare_exchange(word, word & !(ASLEEP | FOLLOWED), Ordering::SeqCst, Ordering::Relaxed);", "let _ = word;\n    sleepers.fetch_and(!(ASLEEP | FOLLOWED), Ordering::SeqCst);", "crowd-sleepers"),
     ("no look between the bit and the sleep", CROWD, "let ready = (0..LINGER).any(|_| {", "let ready = false && (0..LINGER).any(|_| {", "crowd-sleepers"),
     ("N1 removed for many", CROWD, "compiler_fence(Ordering::SeqCst); // N1", "", "crowd-sleepers"),
-    ("N2 removed for messages", CROWD, "fence(Ordering::SeqCst); // N2\n        let sleepers = &self.theirs().sleepers;", "let sleepers = &self.theirs().sleepers;", "crowd-sleepers"),
-    ("N2 removed for room", CROWD, "fence(Ordering::SeqCst); // N2\n        let seat = self.theirs();", "let seat = self.theirs();", "crowd-room"),
+    ("N2 removed for messages", CROWD, "fence(Ordering::SeqCst); // N2\n        let seat = self.theirs();\n        if seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {\n            wake_one", "let seat = self.theirs();\n        if seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {\n            wake_one", "crowd-sleepers"),
+    ("N2 removed for room", CROWD, "fence(Ordering::SeqCst); // N2\n        let seat = self.theirs();\n        if seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {\n            let (now", "let seat = self.theirs();\n        if seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {\n            let (now", "crowd-room"),
     ("W1 removed where one leads", BELL, "self.seats.barrier(); // W1", "", "crowd-sleepers"),
     ("no wake-up after a message", MANY_SENDER, "self.side.crowd.notify();", "", "many-two-sleepers"),
     ("no wake-up for room", MANY_RECEIVER, "side.crowd.notify_room(|| side.ring.taken() >= side.ring.capacity() / 4);", "", "many-waits-for-room"),
@@ -170,8 +170,8 @@ TWINS = [
     ("leaving is said before the socket is closed", CROWD, "    bell: Bell,\n    _farewell: Farewell,", "    _farewell: Farewell,\n    bell: Bell,", "many-end-of-file"),
     ("the dead keep the lead", CROWD, "if leader(seen).is_some_and(|leader| !sought.is_dead(leader)) {", "let _ = sought;\n        if leader(seen).is_some() {", "many-successor-of-a-leader"),
     ("who succeeds a leader leads without knowing", SIDE, "            crowd::succeed(seat, number);", "            let _ = (seat, number);", "many-successor-of-a-leader"),
-    ("who comes in the place of the dead clears nothing", SIDE, "if self.ring.clear(number, |held| self.discard(held)) {\n            self.tell_all();", "if false {\n            self.tell_all();", "many-successor"),
-    ("what a dead sender had is not taken away", SIDE, "let repaired = self.ring.repair(me, |owner| self.is_dead(owner), |held| self.discard(held));", "let repaired = false && self.ring.repair(me, |owner| self.is_dead(owner), |held| self.discard(held));", "many-room-held-by-killed"),
+    ("who comes in the place of the dead clears nothing", SIDE, "if self.ring.clear(number) {\n            self.tell_all();", "if false {\n            self.tell_all();", "many-successor"),
+    ("what a dead sender had is not taken away", SIDE, "let repaired = self.ring.repair(|owner| self.is_dead(owner));", "let repaired = false && self.ring.repair(|owner| self.is_dead(owner));", "many-room-held-by-killed"),
     ("room is given back before the message is copied out", MANY_RECEIVER, """        let copied = unsafe { self.copy_out(taken, bytes.as_mut_ptr()) };
         self.release(taken.held);
         copied.map_err""", """        self.release(taken.held);

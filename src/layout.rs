@@ -129,6 +129,10 @@ pub(crate) struct TailWords {
     pub(crate) free: AtomicU64,
     /// The length of the long message that has the window of that number.
     pub(crate) long: [AtomicU64; WINDOWS as usize],
+    /// Who is to get room before all others, and until when.
+    pub(crate) precedence: AtomicU64,
+    /// How much of the window of that number has been written since its memory was last given back.
+    pub(crate) extent: [AtomicU64; WINDOWS as usize],
 }
 
 /// A ring for many; see `ring/mpmc.rs`. Cursors count cells.

@@ -9,7 +9,7 @@ use loom::thread;
 use crate::copy::{copy, copy_in};
 use crate::explore::{Explorer, Model};
 use crate::layout::CELL;
-use crate::ring::mpmc::{Front, Held, Owner, Ring};
+use crate::ring::mpmc::{Front, Held, Owner, Precedence, Ring};
 use crate::segment::Segment;
 use crate::sync::{AtomicU64, Machine, Ordering, process};
 
@@ -129,8 +129,8 @@ impl Many {
         )
     }
 
-    fn repair(&self, owner: Owner) -> bool {
-        self.ring.repair(owner, |owner| self.is_dead(owner), |_| ())
+    fn repair(&self) -> bool {
+        self.ring.repair(|owner| self.is_dead(owner))
     }
 
     /// All that is left, once nobody else is there: nothing may be in the way, and after it the whole ring is to be had.
@@ -140,7 +140,7 @@ impl Many {
         loop {
             match self.recv(LAST) {
                 Some(n) => got.push(n),
-                None if self.repair(LAST) => {}
+                None if self.repair() => {}
                 None => break,
             }
         }
@@ -149,7 +149,7 @@ impl Many {
         let mut sent = 0;
         while sent < cells as u64 {
             if !self.send(100 + sent, 1, 1, LAST) {
-                assert!(self.repair(LAST), "room for {sent} of {cells} messages: {}", self.describe());
+                assert!(self.repair(), "room for {sent} of {cells} messages: {}", self.describe());
                 continue;
             }
             sent += 1;
@@ -219,7 +219,7 @@ fn room_of_two_readers(explorer: &Explorer) {
         let mut sent = try_all(0..8, |n| many.send(n, 1, 1, 1));
         let [a, b] = [0, 1].map(|_| Arc::clone(&many));
         // One looks for room, so that another finds it there.
-        let looking = thread::spawn(move || a.ring.room(len(2)));
+        let looking = thread::spawn(move || a.ring.room(len(2), Precedence::default()));
         let receiving = thread::spawn(move || Vec::from_iter(b.recv(3)));
         let here = Vec::from_iter(many.recv(4));
         sent.extend(try_all([10], |n| many.send(n, 2, 2, 2)));
@@ -302,11 +302,11 @@ fn writer_killed(explorer: &Explorer) {
         });
         let other = thread::spawn(move || {
             let sent = try_all([20], |n| b.send(n, 2, 2, 2));
-            b.repair(2);
+            b.repair();
             sent
         });
         let mut here = Vec::from_iter(many.recv(3));
-        many.repair(3);
+        many.repair();
         here.extend(many.recv(3));
         let (killed, done) = dying.join().unwrap();
         let sent = other.join().unwrap();
@@ -334,8 +334,8 @@ fn reader_killed(explorer: &Explorer) {
             a.set_dead(1, killed);
             (killed, got)
         });
-        let other = thread::spawn(move || try_all([20], |n| b.send(n, 1, 1, 2) || b.repair(2) && b.send(n, 1, 1, 2)));
-        many.repair(3);
+        let other = thread::spawn(move || try_all([20], |n| b.send(n, 1, 1, 2) || b.repair() && b.send(n, 1, 1, 2)));
+        many.repair();
         let here = Vec::from_iter(many.recv(3));
         let (killed, there) = dying.join().unwrap();
         sent.extend(other.join().unwrap());
@@ -358,14 +358,14 @@ fn helper_killed(explorer: &Explorer) {
             let dying = thread::spawn(move || {
                 let mut done = Vec::new();
                 let killed = process(step, || {
-                    a.repair(1);
+                    a.repair();
                     done = try_all([10], |n| a.send(n, 1, 1, 1));
-                    a.repair(1);
+                    a.repair();
                 });
                 a.set_dead(1, killed);
                 (killed, done)
             });
-            let other = thread::spawn(move || b.repair(2));
+            let other = thread::spawn(move || b.repair());
             let here = Vec::from_iter(many.recv(3));
             let (killed, done) = dying.join().unwrap();
             other.join().unwrap();
@@ -405,7 +405,7 @@ fn two_helpers(explorer: &Explorer) {
             let helpers = [1, 2].map(|me: Owner| {
                 let many = Arc::clone(&many);
                 thread::spawn(move || {
-                    many.repair(me);
+                    many.repair();
                     try_all([10 * u64::from(me)], |n| many.send(n, 1, 1, me))
                 })
             });
@@ -423,11 +423,11 @@ fn newcomer(explorer: &Explorer) {
             let [a, b] = [0, 1].map(|_| Arc::clone(&many));
             let coming = thread::spawn(move || {
                 a.set_dead(GONE, false);
-                a.ring.clear(GONE, |_| ());
+                a.ring.clear(GONE);
                 try_all([10], |n| a.send(n, 1, 1, GONE))
             });
             let helping = thread::spawn(move || {
-                b.repair(2);
+                b.repair();
             });
             let sent_here = try_all([30, 31], |n| many.send(n, 1, 1, 3));
             let sent_there = coming.join().unwrap();

@@ -157,7 +157,13 @@ impl Many {
             Line(Seat { bell: word(), sleepers: word(), leader: word(), woken_at: AtomicU64::new(0) })
         };
         let control = ManyControl {
-            tail: Line(TailWords { tail: cursor(), free: cursor(), long: std::array::from_fn(|_| AtomicU64::new(0)) }),
+            tail: Line(TailWords {
+                tail: cursor(),
+                free: cursor(),
+                long: std::array::from_fn(|_| AtomicU64::new(0)),
+                precedence: AtomicU64::new(0),
+                extent: std::array::from_fn(|_| AtomicU64::new(0)),
+            }),
             head: Line(cursor()),
             not_empty: seat(),
             not_full: seat(),

@@ -8,7 +8,7 @@ use crate::bell;
 use crate::copy::{copy, copy_in};
 use crate::layout::{Geometry, ManyControl, WINDOWS};
 use crate::mpmc::{Receiver, Sender};
-use crate::ring::mpmc::{self, Front, Room};
+use crate::ring::mpmc::{self, Front, Precedence, Room};
 use crate::segment::Segment;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::sys;
@@ -126,21 +126,19 @@ impl Ring {
         place(&self.segment, &self.ring, held.0)
     }
 
-    /// Takes what is in the way from the dead. The first cells of what was taken.
-    pub fn repair(&self, me: Owner, is_dead: impl Fn(Owner) -> bool) -> (bool, Vec<usize>) {
-        let cells = std::cell::RefCell::new(Vec::new());
-        let note = |held| cells.borrow_mut().push(place(&self.segment, &self.ring, held).0);
-        (self.ring.repair(me, is_dead, note), cells.into_inner())
+    /// Gives up for the dead what is in the way.
+    pub fn repair(&self, is_dead: impl Fn(Owner) -> bool) -> bool {
+        self.ring.repair(is_dead)
     }
 
     /// What a newcomer does to what a dead member of its number held.
     pub fn clear(&self, me: Owner) -> bool {
-        self.ring.clear(me, |_| ())
+        self.ring.clear(me)
     }
 
     /// Whether there is room; and if not, whether what comes first is held.
     pub fn room(&self, len: usize) -> (bool, bool) {
-        let room = self.ring.room(len);
+        let room = self.ring.room(len, Precedence::default());
         (room == Room::Enough, room == Room::Held)
     }
 
@@ -151,7 +149,7 @@ impl Ring {
 
     /// `free`.
     pub fn free(&self) -> u64 {
-        control(&self.segment).tail.0.free.load(Ordering::Relaxed)
+        self.ring.free()
     }
 
     /// The hints, as somebody stores them who was held up.

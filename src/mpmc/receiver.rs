@@ -298,7 +298,7 @@ impl Receiver {
             if !deadline.is_immediate() && self.run.swap(0, Ordering::Relaxed) >= 2 {
                 self.side.crowd.let_it_run(1, || false);
             }
-            match self.side.crowd.wait(deadline, me, &ForMessage(&self.side, me)) {
+            match self.side.crowd.wait(deadline, me, &ForMessage(&self.side)) {
                 Wake::Ready => {}
                 Wake::TimedOut => break,
                 Wake::Gone => return Err(RecvError::Disconnected),
@@ -393,7 +393,9 @@ impl Receiver {
     #[inline(always)]
     fn release(&self, held: Held) {
         let side = &*self.side;
-        side.discard(held);
+        if let Some(window) = side.ring.window(held) {
+            side.discard(held, window);
+        }
         side.ring.give_up(held);
         let run = self.run.load(Ordering::Relaxed).wrapping_add(1);
         self.run.store(run, Ordering::Relaxed);
@@ -401,7 +403,7 @@ impl Receiver {
             side.crowd.let_it_run(1, || false);
         }
         side.crowd.notify_room(|| side.ring.taken() >= side.ring.capacity() / 4);
-        side.crowd.settle(&ForMessage(side, 0));
+        side.crowd.settle(&ForMessage(side));
     }
 
     fn recv_until(&self, maxlength: usize, deadline: Deadline) -> Result<Vec<u8>, RecvError> {
@@ -512,7 +514,7 @@ impl AsFd for Receiver {
     /// From the first call on, receiving in this process takes care that the descriptor is not readable while there is nothing to receive, which
     /// takes a few system calls each time the ring runs empty. It may be readable for nothing.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.side.crowd.watch(&ForMessage(&self.side, 0))
+        self.side.crowd.watch(&ForMessage(&self.side))
     }
 }
 

@@ -10,10 +10,10 @@ use crate::copy::copy_in;
 use crate::deadline::Deadline;
 use crate::error::SendError;
 use crate::gather::{Gather, total};
-use crate::ring::mpmc::{Held, Owner, Room};
+use crate::ring::mpmc::{Held, Owner, Precedence, Room};
 use crate::segment::Segment;
 use crate::sender::no_room;
-use crate::sync::{AsFd, BorrowedFd, OwnedFd};
+use crate::sync::{AsFd, BorrowedFd, Ordering, OwnedFd};
 use crate::sys;
 use crate::wait::{PATIENCE, Wake};
 
@@ -257,6 +257,7 @@ impl Sender {
             None => unsafe { gather.copy_to(self.side.ring.payload(held), len) },
             Some(window) => {
                 if let Err(e) = self.spill(held, window, gather, len) {
+                    self.side.discard(held, window);
                     self.side.abandon(held);
                     return Err(SendError::Io(e));
                 }
@@ -275,6 +276,8 @@ impl Sender {
         if rest == 0 {
             return Ok(());
         }
+        let extent = ring.extent(held);
+        extent.store(extent.load(Ordering::Relaxed).max(rest as u64), Ordering::Relaxed);
         // SAFETY: the part has `rest` bytes, as many as are left.
         let write = |part| unsafe { gather.copy_to(part, rest) };
         sys::write_part(segment.as_fd(), segment.geometry().window_offset(window), rest, write)
@@ -283,17 +286,11 @@ impl Sender {
     /// Room for one message, waiting for it.
     fn claim(&self, len: usize, deadline: Deadline, me: Owner) -> Result<Held, SendError> {
         let side = &*self.side;
-        for turn in 0_u64.. {
-            if let Some(held) = side.ring.claim(len, me) {
-                if turn > 0 && side.ring.room(1) == Room::Enough {
-                    // Others wait as well, who were perhaps not told of all the room there is.
-                    side.crowd.pass_on();
-                }
-                return Ok(held);
-            }
-            if turn % TRIES == TRIES - 1 && deadline.passed() {
-                break;
-            }
+        if let Some(held) = side.ring.claim(len, me) {
+            return Ok(held);
+        }
+        let sought = ForRoom::new(side, me, len);
+        for turn in 1_u64.. {
             if !deadline.is_immediate() {
                 // Every look at what readers have done takes a line away from them, so wait for a good stretch while they get on.
                 let mut last = 0;
@@ -303,10 +300,21 @@ impl Sender {
                     stalled || taken >= side.ring.capacity() / 2
                 });
             }
-            match side.crowd.wait(deadline, me, &ForRoom(side, me, len)) {
+            match side.crowd.wait(deadline, me, &sought) {
                 Wake::Ready => {}
                 Wake::Gone => return Err(SendError::Disconnected),
                 Wake::TimedOut => break,
+            }
+            if let Some(held) = sought.claim() {
+                drop(sought);
+                if side.ring.room(1, Precedence::default()) == Room::Enough {
+                    // Others wait as well, who were perhaps not told of all the room there is.
+                    side.crowd.pass_on();
+                }
+                return Ok(held);
+            }
+            if turn % TRIES == 0 && deadline.passed() {
+                break;
             }
         }
         Err(no_room(deadline))

@@ -1,15 +1,23 @@
 //! What all handles of one side have in common, in one process.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 
 use crate::crowd::{self, Crowd, Sight, Sought};
 use crate::layout::Seat;
 use crate::registry::Member;
-use crate::ring::mpmc::{Front, Held, Owner, Ring, Room};
+use crate::ring::mpmc::{Front, Held, Owner, Precedence, Ring, Room};
 use crate::segment::Segment;
-use crate::sync::{AsFd, OwnedFd};
+use crate::sync::{AsFd, Ordering, OwnedFd};
 use crate::sys;
+use crate::wait::SLICE;
+
+/// Bytes of memory that a window keeps.
+const KEPT: u64 = 1 << 20;
+
+/// How long a sender waits before it takes precedence, in nanoseconds.
+const LONG: u64 = 2 * SLICE;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -59,7 +67,7 @@ impl Side {
         for seat in self.seats() {
             crowd::succeed(seat, number);
         }
-        if self.ring.clear(number, |held| self.discard(held)) {
+        if self.ring.clear(number) {
             self.tell_all();
         }
     }
@@ -80,8 +88,8 @@ impl Side {
     }
 
     /// Takes away what a dead member holds and others wait for. True if it was anything.
-    pub(super) fn repair(&self, me: Owner) -> bool {
-        let repaired = self.ring.repair(me, |owner| self.is_dead(owner), |held| self.discard(held));
+    pub(super) fn repair(&self) -> bool {
+        let repaired = self.ring.repair(|owner| self.is_dead(owner));
         if repaired {
             self.tell_all();
         }
@@ -96,16 +104,20 @@ impl Side {
 
     /// Gives up a record unread or unwritten.
     pub(super) fn abandon(&self, held: Held) {
-        self.discard(held);
         self.ring.give_up(held);
         self.tell_all();
     }
 
-    /// Gives the memory outside of the ring back that a long message has.
-    pub(super) fn discard(&self, held: Held) {
-        if let Some(window) = self.ring.window(held) {
+    /// Gives the memory of a held long message's window back, if it is much.
+    ///
+    /// Only for who has sent or received a long message: the kernel makes whoever calls this wait for others who change the file, and
+    /// a peer that can delay page faults can be one for as long as it likes.
+    pub(super) fn discard(&self, held: Held, window: usize) {
+        let extent = self.ring.extent(held);
+        if extent.load(Ordering::Relaxed) > KEPT {
             let geometry = self.segment.geometry();
             sys::punch(self.segment.as_fd(), geometry.window_offset(window), geometry.window);
+            extent.store(0, Ordering::Relaxed);
         }
     }
 
@@ -120,13 +132,13 @@ impl Drop for Side {
     fn drop(&mut self) {
         // What guards that were leaked held.
         if let Some(me) = self.member.joined() {
-            self.ring.clear(me, |held| self.discard(held));
+            self.ring.clear(me);
         }
     }
 }
 
 /// What a receiver waits for.
-pub(super) struct ForMessage<'a>(pub(super) &'a Side, pub(super) Owner);
+pub(super) struct ForMessage<'a>(pub(super) &'a Side);
 
 impl Sought for ForMessage<'_> {
     #[inline(always)]
@@ -139,7 +151,7 @@ impl Sought for ForMessage<'_> {
     }
 
     fn help(&self) -> bool {
-        self.0.repair(self.1)
+        self.0.repair()
     }
 
     fn is_dead(&self, member: Owner) -> bool {
@@ -147,24 +159,78 @@ impl Sought for ForMessage<'_> {
     }
 }
 
-/// What a sender waits for: room for so many bytes.
-pub(super) struct ForRoom<'a>(pub(super) &'a Side, pub(super) Owner, pub(super) usize);
+/// What a sender waits for: room for so many bytes. If that is much, it takes precedence when others have long been faster.
+pub(super) struct ForRoom<'a> {
+    side: &'a Side,
+    me: Owner,
+    len: usize,
+    /// When the wait began, once it has been in vain.
+    since: Cell<Option<u64>>,
+    /// How far room had been given back when precedence was last taken or thought of.
+    free: Cell<u64>,
+    precedence: Cell<Precedence>,
+}
+
+impl<'a> ForRoom<'a> {
+    pub(super) fn new(side: &'a Side, me: Owner, len: usize) -> ForRoom<'a> {
+        let (since, free, precedence) = (Cell::new(None), Cell::new(side.ring.free()), Cell::default());
+        ForRoom { side, me, len, since, free, precedence }
+    }
+
+    /// Claims the room, if it is there.
+    pub(super) fn claim(&self) -> Option<Held> {
+        let held = self.side.ring.search_room(self.len, self.me, self.precedence.get());
+        if held.is_none() {
+            self.in_vain();
+        }
+        held
+    }
+}
 
 impl Sought for ForRoom<'_> {
     #[inline(always)]
     fn look(&self) -> Sight {
-        match self.0.ring.room(self.2) {
+        match self.side.ring.room(self.len, self.precedence.get()) {
             Room::Enough => Sight::Ready,
+            // Others leave alone what comes, and do not say so to each other.
+            Room::Lacking if self.precedence.get().is_some() => Sight::Held,
             Room::Lacking => Sight::Nothing,
             Room::Held => Sight::Held,
         }
     }
 
+    /// Takes precedence once the wait has been long, and keeps it; but only while room is given back. Where a reader holds on to what comes first,
+    /// those who need little have to get on with what is left.
+    fn in_vain(&self) {
+        if !self.side.ring.is_large(self.len) {
+            return;
+        }
+        let now = sys::now();
+        let since = self.since.get().unwrap_or(now);
+        self.since.set(Some(since));
+        if now - since > LONG && self.precedence.get().wanes(now) {
+            let free = self.side.ring.free();
+            if self.free.replace(free) != free {
+                self.precedence.set(self.side.ring.take_precedence(self.precedence.get(), self.me));
+            }
+        }
+    }
+
     fn help(&self) -> bool {
-        self.0.repair(self.1)
+        self.side.repair()
     }
 
     fn is_dead(&self, member: Owner) -> bool {
-        self.0.is_dead(member)
+        self.side.is_dead(member)
+    }
+}
+
+impl Drop for ForRoom<'_> {
+    fn drop(&mut self) {
+        let precedence = self.precedence.get();
+        if precedence.is_some() {
+            self.side.ring.drop_precedence(precedence);
+            self.side.crowd.pass_on();
+        }
     }
 }

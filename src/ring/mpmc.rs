@@ -23,8 +23,7 @@
 //! | `WRITING` => `DONE` | its owner gives it up | store |
 //! | `READY` => `READING` | a reader takes it | compare-exchange |
 //! | `READING` => `DONE` | its owner has read it | store |
-//! | `WRITING`, `READING` of a dead owner => `READING` of another, who drops it | whoever is in want of it | compare-exchange |
-//! | `READING` of a dead owner => `DONE` | who comes with the same number | compare-exchange |
+//! | `WRITING`, `READING` of a dead owner => `DONE` | whoever is in want of it, or has got the number | compare-exchange |
 //!
 //! # The words are the truth
 //!
@@ -44,6 +43,11 @@
 //! A message that is longer than a record can be takes exactly a quarter of the ring, and what does not fit into that lies in one of four *windows*
 //! outside of it, each with a word for the message's length. The window is that of the quarter in which the record starts: two such records are at
 //! least a quarter apart and at most three, so that they never share one. Nothing has to be allocated, and nothing is leaked when somebody is killed.
+//!
+//! # Precedence
+//!
+//! Where the ring is full, room comes in small pieces, and who needs little takes them away from who needs much. So one writer at a time may take
+//! *precedence*: a word that says until when all others leave room alone. It is a hint: it ends by itself, and nothing but waiting hangs on it.
 //!
 //! # Orderings
 //!
@@ -67,6 +71,7 @@ use std::ptr::NonNull;
 use crate::copy::prefetch_write;
 use crate::layout::{CELL, ManyControl};
 use crate::sync::{AtomicU64, Ordering};
+use crate::sys;
 
 const STATE: u64 = 0b11;
 const OWNER_SHIFT: u32 = 2;
@@ -79,6 +84,8 @@ const ASTRAY: usize = 4;
 /// How many cells ahead of the tail lines are fetched for writing.
 const AHEAD: u64 = 16;
 const LAPS: u64 = 1 << (64 - LAP_SHIFT);
+/// How long precedence lasts, in nanoseconds.
+const TERM: u64 = 100_000_000;
 
 /// The number of cells of padding.
 const TO_THE_END: u64 = 0;
@@ -188,8 +195,33 @@ impl Held {
 pub(crate) enum Room {
     Enough,
     Lacking,
-    /// Not enough, and what comes first is held by somebody.
+    /// Not enough, and what comes first is held by somebody; or somebody else has precedence.
     Held,
+}
+
+/// A writer's precedence, or none: when it ends, in nanoseconds, of which the lowest bits say whose it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Precedence(u64);
+
+impl Precedence {
+    const NONE: Precedence = Precedence(0);
+
+    fn new(owner: Owner, now: u64) -> Precedence {
+        Precedence((now + TERM) & !FIELD | u64::from(owner))
+    }
+
+    pub(crate) fn is_some(self) -> bool {
+        self != Precedence::NONE
+    }
+
+    fn lasts(self, now: u64) -> bool {
+        self.0.checked_sub(now).is_some_and(|left| left <= TERM)
+    }
+
+    /// Whether it is over soon, or over.
+    pub(crate) fn wanes(self, now: u64) -> bool {
+        self.0 < now + TERM / 2
+    }
 }
 
 /// What there is to be taken.
@@ -377,8 +409,47 @@ impl Ring {
         self.bytes_between(control.tail.0.free.load(Ordering::Relaxed), control.head.0.load(Ordering::Relaxed))
     }
 
+    /// How far room has been given back: grows.
+    pub(crate) fn free(&self) -> u64 {
+        self.control().tail.0.free.load(Ordering::Relaxed)
+    }
+
+    /// Asks all others to leave room to `owner`, for a while or, with `mine`, for another while. None while somebody else has precedence.
+    pub(crate) fn take_precedence(&self, mine: Precedence, owner: Owner) -> Precedence {
+        let (word, now) = (&self.control().tail.0.precedence, sys::now());
+        let seen = word.load(Ordering::Relaxed);
+        if seen != mine.0 && Precedence(seen).lasts(now) {
+            return Precedence::NONE;
+        }
+        let next = Precedence::new(owner, now);
+        match word.compare_exchange(seen, next.0, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => next,
+            Err(_) => Precedence::NONE,
+        }
+    }
+
+    pub(crate) fn drop_precedence(&self, mine: Precedence) {
+        let _ = self.control().tail.0.precedence.compare_exchange(mine.0, 0, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Whether somebody else has precedence.
+    fn gives_way(&self, mine: Precedence) -> bool {
+        let seen = Precedence(self.control().tail.0.precedence.load(Ordering::Relaxed));
+        if seen == Precedence::NONE || seen == mine {
+            return false;
+        }
+        let lasts = seen.lasts(sys::now());
+        if !lasts {
+            self.drop_precedence(seen);
+        }
+        lasts
+    }
+
     /// Whether a claim for `len` bytes would get on.
-    pub(crate) fn room(&self, len: usize) -> Room {
+    pub(crate) fn room(&self, len: usize, mine: Precedence) -> Room {
+        if self.gives_way(mine) {
+            return Room::Held;
+        }
         let Reached::Unclaimed(at, _) = self.find_tail() else { return Room::Lacking };
         let (cells, _) = self.size(len);
         let need = cells.min(self.cells - self.index(at));
@@ -392,6 +463,11 @@ impl Ring {
             (false, Some(_)) => Room::Held,
             (false, None) => Room::Lacking,
         }
+    }
+
+    /// Whether a message needs so much that others, who need little, may keep it from getting room.
+    pub(crate) fn is_large(&self, len: usize) -> bool {
+        self.size(len).0 > self.cells / 64
     }
 
     /// How many cells a message takes, and as what its word notes them.
@@ -411,19 +487,26 @@ impl Ring {
         let (cells, lap) = (cells_of(len), self.lap(at));
         let is_tail = old.compare(lap) == Lap::Older;
         let fits = |used: u64| used + cells <= self.cells;
-        if len <= self.max_payload && is_tail && self.index(at) + cells <= self.cells && self.used(at).is_some_and(fits)
+        if len <= self.max_payload
+            && is_tail
+            && self.index(at) + cells <= self.cells
+            && self.used(at).is_some_and(fits)
+            && self.control().tail.0.precedence.load(Ordering::Relaxed) == 0
         {
             let word = Word::new(lap, cells, owner.into(), State::Writing);
             if self.claim_at(at, old, word) {
                 return Some(Held { position: at, word });
             }
         }
-        self.search_room(len, owner)
+        self.search_room(len, owner, Precedence::NONE)
     }
 
-    /// Claims room where the hint is out of date, the ring is full or comes to its end, or the message is long.
+    /// Claims room where the hint is out of date, the ring is full or comes to its end, the message is long, or some writer has precedence.
     #[inline(never)]
-    fn search_room(&self, len: usize, owner: Owner) -> Option<Held> {
+    pub(crate) fn search_room(&self, len: usize, owner: Owner, mine: Precedence) -> Option<Held> {
+        if self.gives_way(mine) {
+            return None;
+        }
         let (cells, code) = self.size(len);
         let mut astray = 0;
         for _ in 0..CLAIMS {
@@ -509,6 +592,11 @@ impl Ring {
     /// The window of a long message, if this is one.
     pub(crate) fn window(&self, held: Held) -> Option<usize> {
         (held.word.cells() == QUARTER).then(|| self.window_of(held.position))
+    }
+
+    /// How much of a held long message's window has memory. Only who holds the record reads or writes it.
+    pub(crate) fn extent(&self, held: Held) -> &AtomicU64 {
+        &self.control().tail.0.extent[self.window_of(held.position)]
     }
 
     /// Publishes a claimed record, of `len` bytes: of a long message, all of them, and otherwise at most as many as were claimed.
@@ -607,9 +695,9 @@ impl Ring {
         self.word(held.position).store(held.word.with(0, State::Done).0, Ordering::Release); // M2
     }
 
-    /// Takes over from a dead owner what the writers or the readers are stuck on, and gives it up after `discard`. `is_dead` is asked of
-    /// owners only after the word that names them was read. True if there is something new to be found.
-    pub(crate) fn repair(&self, me: Owner, is_dead: impl Fn(Owner) -> bool, discard: impl Fn(Held)) -> bool {
+    /// Gives up for a dead owner what the writers or the readers are stuck on. `is_dead` is asked of owners only after the word that names
+    /// them was read. True if there is something new to be found.
+    pub(crate) fn repair(&self, is_dead: impl Fn(Owner) -> bool) -> bool {
         let mut repaired = false;
         let head = match self.find_head() {
             Reached::Record(at, _) => Some(at),
@@ -617,7 +705,7 @@ impl Ring {
         };
         for at in [Some(self.control().tail.0.free.load(Ordering::Acquire)), head].into_iter().flatten() {
             if let Some((word, _)) = self.held_at(at).filter(|&(_, owner)| is_dead(owner)) {
-                if self.take_over(at, word, me, &discard) {
+                if self.give_up_for_the_dead(at, word) {
                     // Where it was looked for, or one walk after the other would start before all that has been repaired.
                     if Some(at) == head {
                         self.control().head.0.store(self.behind(at, word), Ordering::Relaxed);
@@ -629,27 +717,15 @@ impl Ring {
         repaired
     }
 
-    fn take_over(&self, at: u64, word: Word, me: Owner, discard: impl Fn(Held)) -> bool {
-        let mine = word.with(me.into(), State::Reading);
-        if mine == word {
-            // Of a predecessor of the same name: whoever has found it dead may take this over as well, and only a word that differs says who has
-            // done so. What lies outside of the ring stays there until it is written over.
-            let done = word.with(0, State::Done);
-            return self.word(at).compare_exchange(word.0, done.0, Ordering::AcqRel, Ordering::Relaxed).is_ok(); // M2
-        }
-        let (won, lost) = (Ordering::Acquire, Ordering::Relaxed);
-        if self.word(at).compare_exchange(word.0, mine.0, won, lost).is_err() {
-            return false;
-        }
-        let held = Held { position: at, word: mine };
-        discard(held);
-        self.give_up(held);
-        true
+    /// True if nobody else has done so.
+    fn give_up_for_the_dead(&self, at: u64, word: Word) -> bool {
+        let done = word.with(0, State::Done);
+        self.word(at).compare_exchange(word.0, done.0, Ordering::AcqRel, Ordering::Relaxed).is_ok() // M2
     }
 
-    /// Gives up all that `me` holds, after `discard`: for who has just become `me` in the place of somebody dead, and for who leaves. True if that
-    /// was anything.
-    pub(crate) fn clear(&self, me: Owner, discard: impl Fn(Held)) -> bool {
+    /// Gives up all that `me` holds: for who has just become `me` in the place of somebody dead, and for who leaves. True if that was
+    /// anything.
+    pub(crate) fn clear(&self, me: Owner) -> bool {
         let mut cleared = false;
         let mut at = self.control().tail.0.free.load(Ordering::Acquire);
         for _ in 0..4 * self.cells {
@@ -664,7 +740,7 @@ impl Ring {
                 }
             }
             if matches!(word.state(), State::Writing | State::Reading) && word.field() == u64::from(me) {
-                cleared |= self.take_over(at, word, me, &discard);
+                cleared |= self.give_up_for_the_dead(at, word);
             }
             at = self.behind(at, word);
         }

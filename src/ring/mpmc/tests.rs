@@ -25,7 +25,9 @@ impl Memory {
             let word = || AtomicU32::new(0);
             Line(Seat { bell: word(), sleepers: word(), leader: word(), woken_at: AtomicU64::new(0) })
         };
-        let tail = Line(TailWords { tail: cursor(), free: cursor(), long: std::array::from_fn(|_| cursor()) });
+        let (long, precedence) = (std::array::from_fn(|_| cursor()), AtomicU64::new(0));
+        let extent = std::array::from_fn(|_| AtomicU64::new(0));
+        let tail = Line(TailWords { tail: cursor(), free: cursor(), long, precedence, extent });
         let control = NonNull::from(Box::leak(Box::new(ManyControl {
             tail,
             head: Line(cursor()),
@@ -92,10 +94,6 @@ fn take(ring: &Ring, owner: Owner) -> Held {
     ring.take(message, owner).expect("nobody else takes it")
 }
 
-fn no_window(held: Held) {
-    assert!(held.word.cells() != QUARTER);
-}
-
 #[test]
 fn messages_of_every_length_come_out_as_they_went_in() {
     for start in [0, 5, (1 << 32) - 3, (1 << 40) - 3] {
@@ -130,7 +128,7 @@ fn every_cell_can_be_used_and_none_twice() {
         for n in 0..8 {
             assert!(send(ring, &[lap, n], 64, 1));
         }
-        assert!(ring.claim(1, 1).is_none() && ring.room(1) == Room::Lacking);
+        assert!(ring.claim(1, 1).is_none() && ring.room(1, Precedence::default()) == Room::Lacking);
         for n in 0..8 {
             assert_eq!(recv(ring, 2), Some(vec![lap, n]));
         }
@@ -144,9 +142,9 @@ fn what_is_being_read_keeps_its_room_and_nothing_else() {
     (0..8).for_each(|n| assert!(send(ring, &[n], 1, 1)));
     let first = take(ring, 7);
     (1..8).for_each(|n| assert_eq!(recv(ring, 2), Some(vec![n])));
-    assert!(ring.claim(1, 1).is_none() && ring.room(1) == Room::Held);
+    assert!(ring.claim(1, 1).is_none() && ring.room(1, Precedence::default()) == Room::Held);
     ring.give_up(first);
-    assert!(ring.room(1) == Room::Enough && ring.claim(1, 1).is_some());
+    assert!(ring.room(1, Precedence::default()) == Room::Enough && ring.claim(1, 1).is_some());
 }
 
 #[test]
@@ -156,10 +154,10 @@ fn what_is_being_written_holds_up_what_is_behind_it_until_its_owner_is_dead() {
     let Some(first) = ring.claim(100, 3) else { panic!("room") };
     assert!(send(ring, b"behind", 6, 1));
     assert!(matches!(ring.look(), Front::Busy));
-    assert!(!ring.repair(2, |owner| owner != 3, no_window) && matches!(ring.look(), Front::Busy));
-    assert!(ring.repair(2, |owner| owner == 3, no_window));
+    assert!(!ring.repair(|owner| owner != 3) && matches!(ring.look(), Front::Busy));
+    assert!(ring.repair(|owner| owner == 3));
     assert_eq!(recv(ring, 2), Some(b"behind".to_vec()));
-    assert!(!ring.repair(2, |_| true, no_window), "what is done is not repaired");
+    assert!(!ring.repair(|_| true), "what is done is not repaired");
     let _ = first;
 }
 
@@ -169,10 +167,38 @@ fn what_a_dead_reader_had_taken_gives_its_room_back() {
     let ring = &memory.ring;
     (0..8).for_each(|n| assert!(send(ring, &[n], 1, 1)));
     take(ring, 7);
-    assert!(ring.claim(1, 1).is_none() && ring.room(1) == Room::Held);
-    assert!(ring.repair(1, |owner| owner == 7, no_window));
+    assert!(ring.claim(1, 1).is_none() && ring.room(1, Precedence::default()) == Room::Held);
+    assert!(ring.repair(|owner| owner == 7));
     assert!(send(ring, &[8], 1, 1));
     (1..9).for_each(|n| assert_eq!(recv(ring, 2), Some(vec![n])));
+}
+
+#[test]
+fn whoever_has_precedence_gets_room_before_all_others_for_a_while() {
+    let memory = Memory::new(8, 0);
+    let ring = &memory.ring;
+    let none = Precedence::default();
+    let first = ring.take_precedence(none, 1);
+    assert!(first.is_some() && !ring.take_precedence(none, 2).is_some());
+    assert!(ring.claim(1, 2).is_none() && ring.search_room(1, 2, none).is_none() && ring.room(1, none) == Room::Held);
+    assert!(ring.room(1, first) == Room::Enough && ring.search_room(1, 1, first).is_some());
+    // Asked for once more, it is another; the one before is of no more use, and cannot be taken back any more.
+    let second = ring.take_precedence(first, 1);
+    assert!(second.is_some() && second != first && ring.room(1, first) == Room::Held);
+    ring.drop_precedence(first);
+    assert!(ring.claim(1, 2).is_none());
+    ring.drop_precedence(second);
+    assert!(ring.claim(1, 2).is_some());
+    // It ends by itself, and so does one that nobody would write.
+    let third = ring.take_precedence(none, 3);
+    let start = sys::now();
+    while ring.claim(1, 2).is_none() {
+        assert!(sys::now() < start + 10 * TERM);
+    }
+    assert!(cfg!(miri) || sys::now() - start > TERM / 2);
+    assert!(third.wanes(sys::now()) && ring.take_precedence(none, 2).is_some());
+    ring.control().tail.0.precedence.store(u64::MAX, Ordering::Relaxed);
+    assert!(ring.claim(1, 2).is_some());
 }
 
 #[test]
@@ -230,8 +256,8 @@ fn words_that_nobody_would_write_end_in_an_answer() {
             ring.len(message);
             assert!(ring.take(message, 2).is_some());
         }
-        ring.repair(3, |_| true, drop);
-        ring.clear(4, drop);
+        ring.repair(|_| true);
+        ring.clear(4);
         ring.fill();
         ring.messages();
     }
@@ -336,7 +362,7 @@ fn who_comes_in_the_place_of_the_dead_gives_up_what_they_held() {
     let Some(other) = ring.claim(64, 6) else { panic!("room") };
     assert!(send(ring, b"last", 4, 1));
     assert_eq!((ring.messages(), ring.fill()), (3, 5 * CELL));
-    assert!(ring.clear(5, no_window) && !ring.clear(5, no_window));
+    assert!(ring.clear(5) && !ring.clear(5));
     assert!(!ring.still_holds(read) && !ring.still_holds(written) && ring.still_holds(other));
     for n in 1..3 {
         assert_eq!(recv(ring, 2), Some(vec![n]));
