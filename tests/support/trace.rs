@@ -74,11 +74,30 @@ impl Path {
         self.addresses.len()
     }
 
-    /// After how many instructions to kill: all numbers, or as many as fit the budget.
-    pub(crate) fn moments(&self, budget: usize) -> impl Iterator<Item = usize> + use<> {
-        let every = if std::env::var_os("RINGPIPE_KILLS").is_some() { 1 } else { self.len().div_ceil(budget).max(1) };
+    /// After how many instructions to kill: all numbers, or as many as fit the budget. An instruction that repeats itself, to copy a
+    /// string, is cut off before it starts, in the middle, and before its last round.
+    pub(crate) fn moments(&self, budget: usize) -> Vec<usize> {
+        let mut moments = Vec::new();
+        for rounds in self.addresses.chunk_by(|a, b| a == b) {
+            let first = moments.last().map_or(0, |last| last + 1);
+            let last = first + rounds.len() - 1;
+            moments.extend([first, first.midpoint(last), last]);
+            moments.dedup();
+        }
+        self.as_many_as_fit(moments, budget)
+    }
+
+    /// Likewise, but only the first time of each instruction: for acts that go in circles, more or less often.
+    pub(crate) fn first_moments(&self, budget: usize) -> Vec<usize> {
+        let moments = self.landmarks.iter().enumerate().filter(|&(place, &landmark)| place == landmark);
+        self.as_many_as_fit(moments.map(|(place, _)| place).collect(), budget)
+    }
+
+    fn as_many_as_fit(&self, moments: Vec<usize>, budget: usize) -> Vec<usize> {
+        let all = std::env::var_os("RINGPIPE_KILLS").is_some();
+        let every = if all { 1 } else { moments.len().div_ceil(budget).max(1) };
         // The last has all behind it.
-        (0..self.len()).step_by(every).chain([self.len() - 1])
+        moments.into_iter().step_by(every).chain([self.len() - 1]).collect()
     }
 }
 
@@ -232,15 +251,16 @@ impl Effects {
         }
     }
 
+    /// For acts that have one.
     pub(crate) fn report(&self, what: &str, path: &Path) {
-        let Effects { start, kills, effects, strayed, first, last_without } = self;
-        println!(
-            "{what}: {} instructions, {kills} kills, {strayed} too late; effect from {first} on, none up to \
-             {last_without}; {:.1?}",
-            path.len(),
-            start.elapsed()
-        );
+        let Effects { effects, first, last_without, .. } = self;
+        self.report_kills(&format!("{what} (effect from {first} on, none up to {last_without})"), path);
         assert!(*effects > 0 && *last_without > 0, "nobody was killed before, or nobody after");
+    }
+
+    pub(crate) fn report_kills(&self, what: &str, path: &Path) {
+        let Effects { start, kills, strayed, .. } = self;
+        println!("{what}: {} instructions, {kills} kills, {strayed} too late; {:.1?}", path.len(), start.elapsed());
         // The first is meant to be.
         assert!(strayed * 2 < *kills, "most went another way than the first, so little was shown");
     }
@@ -253,6 +273,8 @@ impl Effects {
 pub(crate) enum By {
     Victim = 0x11,
     Survivor = 0x22,
+    SecondSurvivor = 0x33,
+    ThirdSurvivor = 0x44,
 }
 
 /// The message of a round: like no other.
