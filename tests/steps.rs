@@ -10,16 +10,17 @@
 #![cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 
 mod support;
+#[path = "support/trace.rs"]
+mod trace;
 
-use std::collections::HashSet;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use ringpipe::{Builder, Receiver, RecvError, SendError, Sender};
-use support::{Call, Child, Shared, alone, await_call, fork, fork_split, poll_fd, skip, watchdog};
+use support::{Child, Shared, alone, fork_split, poll_fd, watchdog};
+use trace::{By, Effects, How, PATIENCE, Path, Victim, Waits, await_word, may_trace, message};
 
-const PATIENCE: Duration = Duration::from_secs(20);
 /// A ring that short messages fill soon.
 const SMALL: usize = 4096;
 /// With its header a divisor of every ring, so that every send takes the same path.
@@ -28,282 +29,9 @@ const SHORT: usize = 56;
 const BUDGET: usize = if cfg!(debug_assertions) { 120 } else { 1_000 };
 const BUDGET_LONG: usize = if cfg!(debug_assertions) { 30 } else { 400 };
 
-// --- so many instructions ---------------------------------------------------------------------------------
-
-/// What differs between processors: registers, and an instruction that traps, as the lowest bytes of a word.
-#[cfg(target_arch = "x86_64")]
-mod machine {
-    pub(crate) const TRAP: (u64, u64) = (0xcc, 0xff);
-
-    pub(crate) fn program_counter(registers: &mut libc::user_regs_struct) -> &mut u64 {
-        &mut registers.rip
-    }
-}
-#[cfg(target_arch = "aarch64")]
-mod machine {
-    pub(crate) const TRAP: (u64, u64) = (0xd420_0000, 0xffff_ffff);
-
-    pub(crate) fn program_counter(registers: &mut libc::user_regs_struct) -> &mut u64 {
-        &mut registers.pc
-    }
-}
-
-/// `ptrace(2)`.
-fn trace(request: libc::c_uint, pid: libc::pid_t, address: u64, data: u64) -> libc::c_long {
-    // SAFETY: of the requests made here, only that for registers writes to this process's memory: see there.
-    unsafe { libc::ptrace(request as _, pid, address as *mut libc::c_void, data as *mut libc::c_void) }
-}
-
-fn checked(result: libc::c_long) {
-    assert!(result >= 0, "ptrace: {}", io::Error::last_os_error());
-}
-
-/// Whether a child may be traced here.
-fn may_trace() -> bool {
-    let child = fork(|| i32::from(trace(libc::PTRACE_TRACEME, 0, 0, 0) != 0));
-    let allowed = child.wait().code() == Some(0);
-    if !allowed {
-        skip("kills between two instructions", "ptrace(2) is refused");
-    }
-    allowed
-}
-
-/// Where the instructions of an act lie, in the order in which they are executed. Children forked later have them at the same places.
-struct Path {
-    addresses: Vec<u64>,
-    /// For every place in it, the last one before whose address had not occurred before: a breakpoint there is hit exactly then.
-    landmarks: Vec<usize>,
-}
-
-impl Path {
-    fn new(addresses: Vec<u64>) -> Path {
-        let (mut known, mut last) = (HashSet::new(), 0);
-        let landmark = |(place, &address): (usize, &u64)| {
-            last = if known.insert(address) { place } else { last };
-            last
-        };
-        let landmarks = addresses.iter().enumerate().map(landmark).collect();
-        Path { addresses, landmarks }
-    }
-
-    fn len(&self) -> usize {
-        self.addresses.len()
-    }
-
-    /// After how many instructions to kill: all numbers, or as many as fit the budget.
-    fn moments(&self, budget: usize) -> impl Iterator<Item = usize> + use<> {
-        let every = if std::env::var_os("RINGPIPE_KILLS").is_some() { 1 } else { self.len().div_ceil(budget).max(1) };
-        // The last has all behind it.
-        (0..self.len()).step_by(every).chain([self.len() - 1])
-    }
-}
-
-/// A child that is about to act, or in the midst of it, and stands still.
-struct Victim {
-    child: Child,
-    instructions: usize,
-    over: bool,
-}
-
-impl Victim {
-    /// Forks a child that does `act` and nothing else. What `act` owns is the child's alone.
-    fn new(act: impl FnOnce()) -> Victim {
-        let child = fork(|| {
-            checked(trace(libc::PTRACE_TRACEME, 0, 0, 0));
-            // SAFETY: no preconditions.
-            unsafe { libc::raise(libc::SIGSTOP) };
-            act();
-            // SAFETY: no preconditions.
-            unsafe { libc::raise(libc::SIGSTOP) };
-            0
-        });
-        let victim = Victim { child, instructions: 0, over: false };
-        assert_eq!(victim.stopped_by(), libc::SIGSTOP, "the victim stops before it acts");
-        checked(trace(libc::PTRACE_SETOPTIONS, victim.child.pid, 0, libc::PTRACE_O_EXITKILL as u64));
-        victim
-    }
-
-    /// As `new`, with a copy of `end`, which is not closed when the act is over: closing is another act.
-    fn with_copy<E>(end: E, act: impl FnOnce(&mut E)) -> (Victim, E) {
-        let mut end = Some(end);
-        let victim = Victim::new(|| {
-            let mut end = end.take().expect("nobody else takes it");
-            act(&mut end);
-            std::mem::forget(end);
-        });
-        (victim, end.expect("only the child has taken it"))
-    }
-
-    /// Waits until it stands still again; returns the signal that is the reason.
-    fn stopped_by(&self) -> libc::c_int {
-        let mut status = 0;
-        // SAFETY: `status` is an integer of ours.
-        let changed = unsafe { libc::waitpid(self.child.pid, &mut status, libc::__WALL) };
-        assert_eq!(changed, self.child.pid, "waitpid: {}", io::Error::last_os_error());
-        assert!(libc::WIFSTOPPED(status), "the victim ended by itself: wait status {status:#x}");
-        libc::WSTOPSIG(status)
-    }
-
-    /// Reads the registers, or writes them.
-    fn registers(&self, request: libc::c_uint, registers: &mut libc::user_regs_struct) {
-        const NT_PRSTATUS: u64 = 1;
-        let mut part = libc::iovec {
-            iov_base: std::ptr::from_mut(registers).cast(),
-            iov_len: size_of::<libc::user_regs_struct>(),
-        };
-        // What is written to lies behind `part`, and is as long as it says.
-        checked(trace(request, self.child.pid, NT_PRSTATUS, &raw mut part as u64));
-    }
-
-    fn all_registers(&self) -> libc::user_regs_struct {
-        // SAFETY: plain numbers, for which zeros are valid.
-        let mut registers = unsafe { std::mem::zeroed() };
-        self.registers(libc::PTRACE_GETREGSET, &mut registers);
-        registers
-    }
-
-    /// The whole act, one instruction after the other.
-    fn walk(&mut self) -> Path {
-        let mut addresses = Vec::new();
-        while !self.over {
-            addresses.push(*machine::program_counter(&mut self.all_registers()));
-            self.step();
-        }
-        Path::new(addresses)
-    }
-
-    fn step(&mut self) {
-        checked(trace(libc::PTRACE_SINGLESTEP, self.child.pid, 0, 0));
-        self.went_on(self.instructions + 1);
-    }
-
-    fn went_on(&mut self, instructions: usize) {
-        match self.stopped_by() {
-            libc::SIGTRAP => self.instructions = instructions,
-            libc::SIGSTOP => self.over = true,
-            signal => panic!("signal {signal} after {} instructions or more", self.instructions),
-        }
-    }
-
-    /// Goes forward by so many instructions along the path: to the last landmark at full speed, and the rest in steps. Should it take
-    /// another path, then to the end of the act.
-    fn forward(&mut self, path: &Path, instructions: usize) {
-        let landmark = path.landmarks[instructions];
-        if landmark > 0 {
-            let (pid, address) = (self.child.pid, path.addresses[landmark]);
-            let (trap, bits) = machine::TRAP;
-            let word = trace(libc::PTRACE_PEEKTEXT, pid, address, 0) as u64;
-            checked(trace(libc::PTRACE_POKETEXT, pid, address, word & !bits | trap));
-            checked(trace(libc::PTRACE_CONT, pid, 0, 0));
-            self.went_on(landmark);
-            checked(trace(libc::PTRACE_POKETEXT, pid, address, word));
-            let mut registers = self.all_registers();
-            if !self.over {
-                *machine::program_counter(&mut registers) = address;
-                self.registers(libc::PTRACE_SETREGSET, &mut registers);
-            }
-        }
-        while !self.over && self.instructions < instructions {
-            self.step();
-        }
-    }
-
-    fn kill(&self) {
-        self.child.kill();
-        assert!(self.child.wait().was_killed());
-    }
-}
-
-/// From when on an act had an effect on others.
-struct Effects {
-    start: Instant,
-    kills: usize,
-    effects: usize,
-    strayed: usize,
-    first: usize,
-    last_without: usize,
-}
-
-impl Effects {
-    fn new() -> Effects {
-        Effects { start: Instant::now(), kills: 0, effects: 0, strayed: 0, first: usize::MAX, last_without: 0 }
-    }
-
-    /// An act that is over has its effect (if it is to have one), and one that has not begun has none.
-    fn note(&mut self, victim: &Victim, effect: bool, wanted: bool) {
-        assert!(!victim.over || effect == wanted, "a finished act had the wrong effect");
-        assert!(!effect || victim.instructions > 0 || victim.over, "an act that had not begun had an effect");
-        self.kills += 1;
-        self.effects += usize::from(effect);
-        match (victim.over, effect) {
-            (true, _) => self.strayed += 1,
-            (false, true) => self.first = self.first.min(victim.instructions),
-            (false, false) => self.last_without = self.last_without.max(victim.instructions),
-        }
-    }
-
-    fn report(&self, what: &str, path: &Path) {
-        let Effects { start, kills, effects, strayed, first, last_without } = self;
-        println!(
-            "{what}: {} instructions, {kills} kills, {strayed} too late; effect from {first} on, none up to \
-             {last_without}; {:.1?}",
-            path.len(),
-            start.elapsed()
-        );
-        assert!(*effects > 0 && *last_without > 0, "nobody was killed before, or nobody after");
-        // The first is meant to be.
-        assert!(strayed * 2 < *kills, "most went another way than the first, so little was shown");
-    }
-}
-
-// --- peers --------------------------------------------------------------------------------------------------
-
-/// Who sent a message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum By {
-    Victim = 0x11,
-    Survivor = 0x22,
-}
-
-/// The message of a round: like no other.
-fn message(round: u64, by: By, len: usize) -> Vec<u8> {
-    let mut bytes: Vec<u8> = (0..len as u64).map(|i| (i * 7 + (i >> 8) + round * 31) as u8 ^ by as u8).collect();
-    bytes[..8].copy_from_slice(&round.to_le_bytes());
-    bytes[8] = by as u8;
-    bytes
-}
-
-/// How a peer waits while the victim acts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waits {
-    Spinning,
-    /// On the futex, at least at first.
-    Asleep,
-    Parked,
-    /// For a message, outside of the library.
-    Epoll,
-    /// Not at all: it is stopped until the victim is dead.
-    Stopped,
-}
-
-impl Waits {
-    const ALL: [Waits; 5] = [Waits::Spinning, Waits::Asleep, Waits::Parked, Waits::Epoll, Waits::Stopped];
-
-    fn pipe(self, capacity: usize) -> (Receiver, Sender) {
-        let spin = if self == Waits::Spinning { Duration::from_secs(1) } else { Duration::ZERO };
-        Builder::new().capacity(capacity).spin(spin).simplex().unwrap()
-    }
-
-    /// Until the peer waits in this way.
-    fn await_in(self, peer: &Child) {
-        match self {
-            Waits::Spinning => {}
-            Waits::Asleep => await_call(peer.pid, &[Call::Futex, Call::Park]),
-            Waits::Parked => await_call(peer.pid, &[Call::Park]),
-            Waits::Epoll => await_call(peer.pid, &[Call::Epoll]),
-            Waits::Stopped => peer.stop(),
-        }
-    }
+fn pipe(waits: Waits, capacity: usize) -> (Receiver, Sender) {
+    let spin = if waits == Waits::Spinning { Duration::from_secs(1) } else { Duration::ZERO };
+    Builder::new().capacity(capacity).spin(spin).simplex().unwrap()
 }
 
 /// The next message, received in the way asked for. For a pipe end, what comes out of it.
@@ -317,45 +45,6 @@ fn next(receiver: &mut Receiver, waits: Waits) -> Result<Vec<u8>, RecvError> {
             Err(RecvError::Empty) => assert!(support::epoll(receiver.as_fd(), PATIENCE), "not readable"),
             Err(RecvError::IsEnd) => return receiver.recv_end::<Receiver>()?.recv_bytes_timeout(PATIENCE),
             result => return result,
-        }
-    }
-}
-
-/// Waits until a peer has set this word; it may be dead instead.
-fn await_word(words: &Shared, index: usize, value: u64, peer: &Child) {
-    let end = Instant::now() + PATIENCE;
-    while words.get(index) < value {
-        assert!(Instant::now() < end, "the peer does not get to {value}; it is at {}", words.get(index));
-        assert!(support::is_alive(peer.pid), "the peer died at {}: {:?}", words.get(index), peer.wait());
-        std::thread::sleep(Duration::from_micros(50));
-    }
-}
-
-/// How a victim goes forward.
-enum How<'a> {
-    /// To the end, without further ado.
-    Freely,
-    /// In steps to the end, to find the path. The peer stands still meanwhile, or would drive somebody so slow in circles.
-    Walk,
-    After(usize, &'a Path),
-}
-
-impl How<'_> {
-    fn forward(&self, victim: &mut Victim, peer: &Child) -> Option<Path> {
-        match self {
-            How::Freely => {
-                checked(trace(libc::PTRACE_CONT, victim.child.pid, 0, 0));
-                victim.went_on(0);
-                None
-            }
-            How::Walk => {
-                peer.stop();
-                Some(victim.walk())
-            }
-            How::After(instructions, path) => {
-                victim.forward(path, *instructions);
-                None
-            }
         }
     }
 }
@@ -433,7 +122,7 @@ const SEND_END: Sending = Sending { what: "a pipe end", ends: true, act: send_en
 impl Sending {
     /// Does what a process does only once, so that every victim takes the same path.
     fn warm_up(&self) {
-        let (_receiver, mut sender) = Waits::Parked.pipe(self.capacity);
+        let (_receiver, mut sender) = pipe(Waits::Parked, self.capacity);
         (self.act)(&mut sender, self.load(0, By::Victim));
     }
 
@@ -484,7 +173,7 @@ fn check_rounds(mut receiver: Receiver, waits: Waits, sending: &Sending, seen: &
 fn kill_senders_whose_copy_goes_on(sending: &Sending, waits: Waits, budget: usize) {
     sending.warm_up();
     let seen = Shared::new();
-    let (receiver, sender) = waits.pipe(sending.capacity);
+    let (receiver, sender) = pipe(waits, sending.capacity);
     let (peer, sender) = fork_split(sender, receiver, |receiver| check_rounds(receiver, waits, sending, &seen));
     let mut sender = Some(sender);
     let mut effects = Effects::new();
@@ -496,7 +185,7 @@ fn kill_senders_whose_copy_goes_on(sending: &Sending, waits: Waits, budget: usiz
             (sending.act)(sender, load.take().expect("taken once"));
         });
         drop(load);
-        let path = how.forward(&mut victim, &peer);
+        let path = how.forward(&mut victim, &[&peer]);
         victim.kill();
         peer.resume();
         let load = sending.load(round, By::Survivor);
@@ -530,7 +219,7 @@ fn kill_last_senders(sending: &Sending, waits: Waits, budget: usize) -> (Effects
     let mut cuts = 0;
     let mut kill = |how: How<'_>| {
         let seen = Shared::new();
-        let (receiver, sender) = waits.pipe(sending.capacity);
+        let (receiver, sender) = pipe(waits, sending.capacity);
         let (peer, sender) = fork_split(sender, receiver, |receiver| check_rounds(receiver, waits, sending, &seen));
         waits.await_in(&peer);
         let load = sending.load(0, By::Victim);
@@ -538,7 +227,7 @@ fn kill_last_senders(sending: &Sending, waits: Waits, budget: usize) -> (Effects
             let mut sender = sender;
             (sending.act)(&mut sender, load);
         });
-        let path = how.forward(&mut victim, &peer);
+        let path = how.forward(&mut victim, &[&peer]);
         victim.kill();
         let dead = Instant::now();
         peer.resume();
@@ -623,7 +312,7 @@ fn what_was_published_before_a_death_is_found_within_a_second_though_a_silent_co
     let mut peers = Vec::new();
     for n in 0..PIPES {
         let seen = Shared::new();
-        let (receiver, sender) = Waits::Parked.pipe(SMALL);
+        let (receiver, sender) = pipe(Waits::Parked, SMALL);
         let (peer, sender) = fork_split(sender, receiver, |mut receiver| {
             let got = receiver.recv_bytes_timeout(Duration::from_secs(5));
             if got.is_ok_and(|bytes| bytes == message(0, By::Victim, SHORT)) {
@@ -733,7 +422,7 @@ impl Receiving {
 /// Kills copies of the receiving end as they receive. Each time this process's copy receives on.
 fn kill_receivers_whose_copy_goes_on(receiving: &Receiving, waits: Waits, budget: usize) {
     let words = Shared::new();
-    let (receiver, sender) = waits.pipe(SMALL);
+    let (receiver, sender) = pipe(waits, SMALL);
     let (peer, receiver) = fork_split(receiver, sender, |sender| receiving.feed(sender, &words));
     let mut receiver = Some(receiver);
     let mut effects = Effects::new();
@@ -743,7 +432,7 @@ fn kill_receivers_whose_copy_goes_on(receiving: &Receiving, waits: Waits, budget
         let end = receiver.take().expect("given back every time");
         receiving.await_full(waits, &peer, expected, &words, || end.fill());
         let (mut victim, mut kept) = Victim::with_copy(end, |receiver| (receiving.act)(receiver, &mut buf));
-        let path = how.forward(&mut victim, &peer);
+        let path = how.forward(&mut victim, &[&peer]);
         victim.kill();
         peer.resume();
         let mut got = next(&mut kept, waits);
@@ -787,14 +476,14 @@ fn kill_last_receivers(receiving: &Receiving, waits: Waits, budget: usize) {
     let mut buf = [0; 4096];
     let mut kill = |how: How<'_>| {
         let words = Shared::new();
-        let (receiver, sender) = waits.pipe(SMALL);
+        let (receiver, sender) = pipe(waits, SMALL);
         let (peer, receiver) = fork_split(receiver, sender, |sender| receiving.feed(sender, &words));
         receiving.await_full(waits, &peer, 0, &words, || receiver.fill());
         let mut victim = Victim::new(|| {
             let mut receiver = receiver;
             (receiving.act)(&mut receiver, &mut buf);
         });
-        let path = how.forward(&mut victim, &peer);
+        let path = how.forward(&mut victim, &[&peer]);
         victim.kill();
         let dead = Instant::now();
         peer.resume();
