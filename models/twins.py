@@ -52,7 +52,7 @@ TWINS = [
         Ok(bytes)""", "pipe-room-reused"),
     # --- taking over from a killed writer
     ("begun is not stored", SPSC, BEGUN_STORE, "", "ring-takeover"),
-    ("begun is not looked at", SPSC, "if fits && words.begun.load(Ordering::Relaxed) == tail {", "if fits {", "ring-takeover"),
+    ("begun is not looked at", SPSC, "(fits && words.begun.load(Ordering::Relaxed) == tail)", "fits", "ring-takeover"),
     ("tail before the header", SPSC, f"{HEADER_STORE}\n        {TAIL_STORE}", f"{TAIL_STORE}\n        {HEADER_STORE}", "ring-takeover"),
     ("recovery believes begun", SPSC, "if self.data.header_at(self.data.offset(tail)).load(Ordering::Acquire) == 0 {", "if false {", "ring-takeover"),
     ("recovery forgets what is out", SPSC, "if self.data.header_at(self.data.offset(tail)).load(Ordering::Acquire) == 0 {", "if true {", "ring-takeover"),

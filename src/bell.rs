@@ -285,6 +285,12 @@ impl Bell {
         self.found_gone() || (self.departed() && self.ask_about_departure())
     }
 
+    /// False if [`is_gone`](Self::is_gone) would be, without asking.
+    #[inline(always)]
+    pub(crate) fn may_be_gone(&self) -> bool {
+        self.found_gone() || self.departed()
+    }
+
     #[inline(always)]
     pub(crate) fn departed(&self) -> bool {
         self.seats.theirs().load(Ordering::Relaxed) & DEPARTED != 0

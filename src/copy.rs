@@ -23,21 +23,44 @@ pub(crate) unsafe fn copy_in(src: &[u8], dst: NonNull<u8>) {
 /// As `ptr::copy_nonoverlapping`.
 #[inline(always)]
 pub(crate) unsafe fn copy(src: *const u8, dst: *mut u8, len: usize) {
-    // SAFETY: in every case the two, possibly overlapping, pieces cover exactly the first `len` bytes.
+    // SAFETY: by this function's contract.
     unsafe {
         match len {
-            0 => {}
-            1..=3 => {
-                let (first, mid, last) = (*src, *src.add(len / 2), *src.add(len - 1));
-                *dst = first;
-                *dst.add(len / 2) = mid;
-                *dst.add(len - 1) = last;
-            }
-            4..=7 => two_pieces::<4>(src, dst, len),
-            8..=16 => two_pieces::<8>(src, dst, len),
-            17..=32 => two_pieces::<16>(src, dst, len),
-            33..=64 => two_pieces::<32>(src, dst, len),
+            0..=SHORT => copy_short(src, dst, len),
             _ => ptr::copy_nonoverlapping(src, dst, len),
+        }
+    }
+}
+
+/// The most that [`copy_short`] copies.
+pub(crate) const SHORT: usize = 64;
+
+/// `memcpy` of at most [`SHORT`] bytes, without a call.
+///
+/// # Safety
+///
+/// As `ptr::copy_nonoverlapping`.
+#[inline(always)]
+pub(crate) unsafe fn copy_short(src: *const u8, dst: *mut u8, len: usize) {
+    debug_assert!(len <= SHORT);
+    // SAFETY: in every case the two, possibly overlapping, pieces cover exactly the first `len` bytes.
+    unsafe {
+        // In this order, for a table of jumps would be no better than the call.
+        if len >= 8 {
+            if len <= 16 {
+                two_pieces::<8>(src, dst, len);
+            } else if len <= 32 {
+                two_pieces::<16>(src, dst, len);
+            } else {
+                two_pieces::<32>(src, dst, len);
+            }
+        } else if len >= 4 {
+            two_pieces::<4>(src, dst, len);
+        } else if len > 0 {
+            let (first, mid, last) = (*src, *src.add(len / 2), *src.add(len - 1));
+            *dst = first;
+            *dst.add(len / 2) = mid;
+            *dst.add(len - 1) = last;
         }
     }
 }
@@ -49,12 +72,10 @@ pub(crate) unsafe fn copy(src: *const u8, dst: *mut u8, len: usize) {
 /// As `ptr::copy_nonoverlapping`.
 #[inline(always)]
 unsafe fn two_pieces<const N: usize>(src: *const u8, dst: *mut u8, len: usize) {
-    // SAFETY: both pieces lie within `len` bytes; arrays of bytes have no alignment.
+    // SAFETY: both pieces lie within `len` bytes; bytes have no alignment.
     unsafe {
-        let first = src.cast::<[u8; N]>().read();
-        let last = src.add(len - N).cast::<[u8; N]>().read();
-        dst.cast::<[u8; N]>().write(first);
-        dst.add(len - N).cast::<[u8; N]>().write(last);
+        ptr::copy_nonoverlapping(src, dst, N);
+        ptr::copy_nonoverlapping(src.add(len - N), dst.add(len - N), N);
     }
 }
 

@@ -340,6 +340,11 @@ impl Receiver {
     #[inline(always)]
     pub(crate) fn release(&mut self, record: Record) {
         self.reader.release(record);
+        self.released();
+    }
+
+    #[inline(always)]
+    fn released(&mut self) {
         if self.waiter.note_success() % DISTANCE_CHECK == 0 {
             self.check_distance();
         }
@@ -566,15 +571,24 @@ impl Receiver {
 
     #[inline(always)]
     fn recv_into_until(&mut self, buf: &mut [u8], offset: usize, deadline: Deadline) -> Result<usize, RecvIntoError> {
-        if offset <= buf.len() {
-            let room = &mut buf[offset..];
-            if let Some(record) = self.at_hand() {
-                if record.len <= room.len() {
-                    // SAFETY: the message fits in the buffer.
-                    unsafe { self.copy_out(record, 0, room.as_mut_ptr(), record.len) };
-                    self.release(record);
-                    return Ok(record.len);
-                }
+        if let (State::Clean, Some(room)) = (&self.state, buf.get_mut(offset..)) {
+            // SAFETY: the pointer and the length are the buffer's.
+            if let Some(len) = unsafe { self.reader.take_short(room.as_mut_ptr(), room.len()) } {
+                self.released();
+                return Ok(len);
+            }
+        }
+        self.recv_into_whole(buf, offset, deadline)
+    }
+
+    #[inline(never)]
+    fn recv_into_whole(&mut self, buf: &mut [u8], offset: usize, deadline: Deadline) -> Result<usize, RecvIntoError> {
+        if let (Some(room), Some(record)) = (buf.get_mut(offset..), self.at_hand()) {
+            if record.len <= room.len() {
+                // SAFETY: the message fits in the buffer.
+                unsafe { self.copy_out(record, 0, room.as_mut_ptr(), record.len) };
+                self.release(record);
+                return Ok(record.len);
             }
         }
         self.recv_into_slow(buf, offset, deadline)

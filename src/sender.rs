@@ -82,10 +82,7 @@ impl Sender {
     /// latest; one that closed its end, at once.
     #[inline]
     pub fn send_bytes(&mut self, message: &[u8]) -> Result<(), SendError> {
-        if self.push(message)? {
-            return Ok(());
-        }
-        self.send_slow(&[IoSlice::new(message)], message.len(), Deadline::NEVER)
+        if self.push(message) { Ok(()) } else { self.send_whole(message, Deadline::NEVER) }
     }
 
     /// Sends one message if there is room for all of it right now.
@@ -95,10 +92,7 @@ impl Sender {
     /// [`SendError::Full`]; [`SendError::TooLong`] where even an empty ring has no room; [`SendError::Disconnected`].
     #[inline]
     pub fn try_send_bytes(&mut self, message: &[u8]) -> Result<(), SendError> {
-        if self.push(message)? {
-            return Ok(());
-        }
-        self.send_slow(&[IoSlice::new(message)], message.len(), Deadline::NOW)
+        if self.push(message) { Ok(()) } else { self.send_whole(message, Deadline::NOW) }
     }
 
     /// Sends one message, waiting for room for at most `timeout`.
@@ -229,29 +223,42 @@ impl Sender {
 
     // --- the parts --------------------------------------------------------------------------------
 
-    /// The fast path: true if the message is out, false if it takes waiting or streaming.
+    /// The fast path: sends a short message, unless there is anything out of the ordinary.
     #[inline(always)]
-    fn push(&mut self, message: &[u8]) -> Result<bool, SendError> {
+    fn push(&mut self, message: &[u8]) -> bool {
+        let sent = !self.waiter.bell.may_be_gone() && self.writer.put_short(message);
+        if sent {
+            self.announce();
+        }
+        sent
+    }
+
+    #[inline(never)]
+    fn send_whole(&mut self, message: &[u8], deadline: Deadline) -> Result<(), SendError> {
         if self.waiter.bell.is_gone() {
             return Err(SendError::Disconnected);
         }
-        if message.len() > self.writer.data().max_payload() {
-            return Ok(false);
+        if message.len() <= self.writer.data().max_payload() {
+            if let Some(claim) = self.writer.claim(message.len()) {
+                // SAFETY: the claim is for as many bytes as the message has; the ring never overlaps a caller's slice.
+                unsafe { copy_in(message, self.writer.payload(claim)) };
+                self.finish(claim, Kind::Data, message.len());
+                return Ok(());
+            }
         }
-        let Some(claim) = self.writer.claim(message.len()) else {
-            return Ok(false);
-        };
-        // SAFETY: the claim is for as many bytes as the message has; the ring never overlaps a caller's slice.
-        unsafe { copy_in(message, self.writer.payload(claim)) };
-        self.finish(claim, Kind::Data, message.len());
-        Ok(true)
+        self.send_slow(&[IoSlice::new(message)], message.len(), deadline)
     }
 
-    /// The only way out: publishes, and wakes the receiver. Whether the receiver lives was asked before: from here on the message is
+    /// The only way out, but for [`push`](Self::push): publishes, and wakes the receiver. Whether the receiver lives was asked before: from here on the message is
     /// sent, even if it was the last that the receiver took.
     #[inline(always)]
     fn finish(&mut self, claim: Claim, kind: Kind, len: usize) {
         self.writer.publish(claim, kind, len);
+        self.announce();
+    }
+
+    #[inline(always)]
+    fn announce(&mut self) {
         self.waiter.note_success();
         self.waiter.notify();
     }

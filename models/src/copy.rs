@@ -11,6 +11,13 @@ pub(crate) unsafe fn copy_in(src: &[u8], dst: NonNull<u8>) {
     unsafe { copy(src.as_ptr(), dst.as_ptr(), src.len()) }
 }
 
+pub(crate) const SHORT: usize = 64;
+
+pub(crate) unsafe fn copy_short(src: *const u8, dst: *mut u8, len: usize) {
+    // SAFETY: by the contract of the function that this replaces.
+    unsafe { copy(src, dst, len) }
+}
+
 pub(crate) unsafe fn copy(src: *const u8, dst: *mut u8, len: usize) {
     // SAFETY: by the contract of the function that this replaces.
     unsafe {

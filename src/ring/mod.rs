@@ -78,9 +78,13 @@ pub(crate) const fn record_len(len: usize) -> usize {
 /// The bytes of a ring: `capacity`, a power of two, of them, aligned to 8.
 ///
 /// Every access is in bounds whatever the cursors say: positions are masked and checked here.
+#[derive(Clone, Copy)]
 pub(crate) struct Data {
     base: NonNull<u8>,
     capacity: usize,
+    /// What makes an offset of a cursor.
+    mask: usize,
+    max_payload: usize,
 }
 
 impl Data {
@@ -90,7 +94,7 @@ impl Data {
     /// the value is used; `capacity` must be a power of two, at least 64.
     pub(crate) unsafe fn new(base: NonNull<u8>, capacity: usize) -> Data {
         debug_assert!(capacity.is_power_of_two() && capacity >= 64);
-        Data { base, capacity }
+        Data { base, capacity, mask: (capacity - 1) & !7, max_payload: capacity / 4 - HEADER }
     }
 
     #[inline(always)]
@@ -102,7 +106,7 @@ impl Data {
     /// always finds a place once the ring has drained, wherever the cursors stand.
     #[inline(always)]
     pub(crate) fn max_payload(&self) -> usize {
-        self.capacity / 4 - HEADER
+        self.max_payload
     }
 
     /// Payload bytes of each part of a long message: small enough that the receiver copies out while the sender copies
@@ -114,7 +118,7 @@ impl Data {
     /// A cursor's offset in the ring: below `capacity` and a multiple of 8, for any cursor.
     #[inline(always)]
     fn offset(&self, cursor: u64) -> usize {
-        cursor as usize & (self.capacity - 1) & !7
+        cursor as usize & self.mask
     }
 
     #[inline(always)]
@@ -131,12 +135,15 @@ impl Data {
     #[inline(always)]
     fn prefetch(&self, offset: usize, len: usize) {
         if len <= PREFETCH_UP_TO {
-            for line in 0..(len / CACHE_LINE).max(1) {
-                let at = (offset + PREFETCH_AHEAD + line * CACHE_LINE) & (self.capacity - 1);
-                // SAFETY: `at` is in the ring.
-                prefetch_write(unsafe { self.base.add(at) });
-            }
+            self.prefetch_line(offset);
+            (1..len / CACHE_LINE).for_each(|line| self.prefetch_line(offset + line * CACHE_LINE));
         }
+    }
+
+    #[inline(always)]
+    fn prefetch_line(&self, offset: usize) {
+        // SAFETY: within the ring.
+        prefetch_write(unsafe { self.base.add((offset + PREFETCH_AHEAD) & self.mask) });
     }
 
     /// Where the payload of the record at `offset` starts.

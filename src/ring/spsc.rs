@@ -40,6 +40,7 @@
 use std::ptr::NonNull;
 
 use super::{Data, HEADER, Kind, SPARE, header, record_len};
+use crate::copy::{SHORT, copy_short};
 use crate::layout::{Control, ReaderWords, WriterWords};
 use crate::sync::{AtomicU64, Ordering};
 
@@ -117,6 +118,15 @@ impl Writer {
     /// Finds room for a record of `len` (at most [`Data::max_payload`]) payload bytes.
     #[inline(always)]
     pub(crate) fn claim(&mut self, len: usize) -> Option<Claim> {
+        match self.claim_at_hand(len) {
+            None => self.claim_slow(record_len(len)),
+            claim => claim,
+        }
+    }
+
+    /// As [`claim`](Self::claim), where nothing has to be done for it.
+    #[inline(always)]
+    pub(crate) fn claim_at_hand(&self, len: usize) -> Option<Claim> {
         debug_assert!(len <= self.data.max_payload());
         let words = self.words();
         let tail = words.tail.load(Ordering::Relaxed);
@@ -126,11 +136,7 @@ impl Writer {
         let fits = offset + record <= self.data.capacity
             // One comparison for "too little" and, by the wrap, for a `limit` that makes no sense.
             && room.wrapping_sub((record + SPARE) as u64) <= self.data.capacity as u64;
-        if fits && words.begun.load(Ordering::Relaxed) == tail {
-            Some(Claim { tail, offset })
-        } else {
-            self.claim_slow(record)
-        }
+        (fits && words.begun.load(Ordering::Relaxed) == tail).then_some(Claim { tail, offset })
     }
 
     #[cold]
@@ -219,6 +225,23 @@ impl Writer {
         self.data.prefetch(self.data.offset(next), len);
     }
 
+    /// Writes and publishes a short message, unless there is anything to be done first. Makes no call, for which registers would have to be saved.
+    #[inline(always)]
+    pub(crate) fn put_short(&mut self, message: &[u8]) -> bool {
+        // Not read anew after each store to the ring, which could have changed it for all that the compiler knows.
+        let mut writer = Writer { control: self.control, data: self.data };
+        if message.len() > SHORT || message.len() > writer.data.max_payload() {
+            return false;
+        }
+        let Some(claim) = writer.claim_at_hand(message.len()) else {
+            return false;
+        };
+        // SAFETY: the claim is for as many bytes as the message has; the ring never overlaps a caller's slice.
+        unsafe { copy_short(message.as_ptr(), writer.payload(claim).as_ptr(), message.len()) };
+        writer.publish(claim, Kind::Data, message.len());
+        true
+    }
+
     /// Takes back the long message whose first records are out. There is always room ([`SPARE`]).
     pub(crate) fn abort(&mut self) {
         self.recover();
@@ -253,8 +276,7 @@ impl Reader {
     /// Whether anything at all stands at the reader's position.
     #[inline(always)]
     pub(crate) fn is_empty(&self) -> bool {
-        let head = self.words().head.load(Ordering::Relaxed);
-        self.data.header_at(self.data.offset(head)).load(Ordering::Acquire) == 0
+        self.front().2 == 0
     }
 
     /// What stands at the reader's position.
@@ -263,9 +285,7 @@ impl Reader {
     /// for the header to arrive from the other processor, so the next headers are fetched meanwhile.
     #[inline(always)]
     pub(crate) fn look(&mut self) -> Look {
-        let head = self.words().head.load(Ordering::Relaxed);
-        let offset = self.data.offset(head);
-        let word = self.data.header_at(offset).load(Ordering::Acquire); // C1
+        let (head, offset, word) = self.front();
         if word == self.last_word && self.last_len <= self.data.capacity - HEADER - offset {
             return Look::Record(Record { kind: Kind::Data, len: self.last_len, offset, head });
         }
@@ -273,6 +293,36 @@ impl Reader {
             return Look::Empty;
         }
         self.look_closer(word, offset, head)
+    }
+
+    /// Copies a short message out and releases it, if there is one that is as long as the one before and not longer than `room`. As for the writer,
+    /// there is no call in this.
+    ///
+    /// # Safety
+    ///
+    /// `dst` must be valid for writes of `room` bytes.
+    #[inline(always)]
+    pub(crate) unsafe fn take_short(&mut self, dst: *mut u8, room: usize) -> Option<usize> {
+        let mut reader = Reader { ..*self };
+        let (head, offset, word) = reader.front();
+        let len = reader.last_len;
+        if word != reader.last_word || len > SHORT || len > room || len > reader.data.capacity - HEADER - offset {
+            return None;
+        }
+        let record = Record { kind: Kind::Data, len, offset, head };
+        // SAFETY: the payload lies within the ring, and fits.
+        unsafe { copy_short(reader.payload(record).as_ptr(), dst, len) };
+        reader.release(record);
+        Some(len)
+    }
+
+    /// The reader's position, its offset, and what stands there.
+    #[inline(always)]
+    fn front(&self) -> (u64, usize, u64) {
+        let head = self.words().head.load(Ordering::Relaxed);
+        let offset = self.data.offset(head);
+        let word = self.data.header_at(offset).load(Ordering::Acquire); // C1
+        (head, offset, word)
     }
 
     #[cold]

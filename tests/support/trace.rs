@@ -74,6 +74,11 @@ impl Path {
         self.addresses.len()
     }
 
+    /// How many instructions that is, if one that repeats itself counts once.
+    pub(crate) fn instructions(&self) -> usize {
+        self.addresses.chunk_by(|a, b| a == b).count()
+    }
+
     /// After how many instructions to kill: all numbers, or as many as fit the budget. An instruction that repeats itself, to copy a
     /// string, is cut off before it starts, in the middle, and before its last round.
     pub(crate) fn moments(&self, budget: usize) -> Vec<usize> {
