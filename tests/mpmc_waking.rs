@@ -227,6 +227,128 @@ fn a_burst_of_messages_keeps_all_sleepers_busy() {
     assert!(got.iter().all(|&got| got >= 5), "{got:?}");
 }
 
+// --- wake-ups that are not used --------------------------------------------------------------------------
+
+/// Words of [`Shared`]: how many took nothing, and when the message was received.
+const DECLINED: usize = 0;
+const GOT: usize = 1;
+
+/// Waits until the process has been asleep, beside the one that watches the bell, for longer than a slice.
+fn await_long_sleep(child: &Child) {
+    eventually("it is asleep for long", || {
+        let before = sleeps(child.pid);
+        std::thread::sleep(Duration::from_millis(12));
+        await_call(child.pid, &[Call::Futex]);
+        sleeps(child.pid) == before
+    });
+}
+
+/// A pipe on which nobody answers but those who sleep on the futex, who are woken in the order in which they fell asleep: the one that watches the bell
+/// for them is stopped.
+fn with_a_stopped_watcher() -> (Child, (Receiver, Sender)) {
+    let (watcher, ends) = receiving(small(), |receiver| i32::from(receiver.recv_bytes().is_err()));
+    await_call(watcher.pid, &[Call::Park]);
+    watcher.stop();
+    (watcher, ends)
+}
+
+/// A child that receives one message, and says when.
+fn taker(ends: (Receiver, Sender), shared: &Shared) -> (Child, (Receiver, Sender)) {
+    let (child, ends) = receiving(ends, |receiver| {
+        let got = receiver.recv_bytes_timeout(PATIENCE);
+        shared.set(GOT, nanos());
+        i32::from(got.is_err())
+    });
+    await_long_sleep(&child);
+    (child, ends)
+}
+
+/// Two who are woken first take nothing, and say so if they were. Returns the nanoseconds that the message took to the third; none if it came first.
+fn passed_on(declines: impl Fn(&Receiver) -> bool) -> Option<u64> {
+    const FIRST: usize = 2;
+    let shared = Shared::new();
+    let (_watcher, mut ends) = with_a_stopped_watcher();
+    let mut first = Vec::new();
+    for _ in 0..FIRST {
+        let child;
+        (child, ends) = receiving(ends, |receiver| {
+            let declined = declines(&receiver);
+            shared.word(DECLINED).fetch_add(declined.into(), Ordering::SeqCst);
+            i32::from(!declined)
+        });
+        await_long_sleep(&child);
+        first.push(child);
+    }
+    let (last, (_receiver, sender)) = taker(ends, &shared);
+    let start = nanos();
+    sender.send_bytes(b"for the last").unwrap();
+    last.succeeds();
+    (shared.get(DECLINED) == FIRST as u64).then(|| shared.get(GOT) - start)
+}
+
+#[test]
+fn whoever_is_woken_by_a_message_and_does_not_take_it_wakes_another() {
+    const ROUNDS: usize = 9;
+    let _guard = guard(60);
+    type Declines = fn(&Receiver) -> bool;
+    let ways: [(&str, Declines); 3] = [
+        ("poll", |receiver| receiver.poll(None).unwrap()),
+        ("poll with a time-out", |receiver| receiver.poll(Some(PATIENCE)).unwrap()),
+        ("a limit on the length", |receiver| matches!(receiver.recv_bytes_max(5), Err(RecvError::TooLong { .. }))),
+    ];
+    for (way, declines) in ways {
+        // If the machine was busy, those who were to be woken first had fallen asleep anew, behind the last.
+        let took: Vec<u64> = (0..ROUNDS).filter_map(|_| passed_on(declines)).collect();
+        assert!(took.len() > ROUNDS / 3, "{way}: hardly anybody was woken first, so nothing was shown: {took:?}");
+        println!("{way}: passed on and received after {} µs", median(&took) / 1000);
+        assert!(median(&took) < 5_000_000, "{way}: {took:?}");
+        // Not the second after which the last would look by itself.
+        assert!(took.iter().all(|&took| took < 300_000_000), "{way}: {took:?}");
+    }
+}
+
+/// Woken at the moment at which its time is up, a receiver takes the message or leaves the wake-up to another.
+#[test]
+fn a_message_is_received_soon_though_the_one_who_is_woken_for_it_times_out_at_that_moment() {
+    const ROUNDS: u64 = 60;
+    let _guard = guard(60);
+    let (mut timed_out, mut took) = (0, Vec::new());
+    for round in 0..ROUNDS {
+        let shared = Shared::new();
+        let (_watcher, ends) = with_a_stopped_watcher();
+        let deadline = Instant::now() + Duration::from_millis(60);
+        let (first, ends) = receiving(ends, |receiver| match receiver.recv_bytes_deadline(deadline) {
+            Ok(_) => {
+                shared.set(GOT, nanos());
+                0
+            }
+            Err(e) => {
+                shared.set(DECLINED, 1);
+                i32::from(!matches!(e, RecvError::TimedOut))
+            }
+        });
+        await_long_sleep(&first);
+        let (_last, (_receiver, sender)) = taker(ends, &shared);
+        // From well before it times out to after it: the kernel takes its time, and how much is not known.
+        let moment = deadline - Duration::from_micros(50) + Duration::from_micros(200 * round / ROUNDS);
+        if Instant::now() > moment {
+            continue;
+        }
+        while Instant::now() < moment {
+            std::hint::spin_loop();
+        }
+        let start = nanos();
+        sender.send_bytes(b"for either").unwrap();
+        first.succeeds();
+        shared.await_at_least(GOT, 1);
+        timed_out += shared.get(DECLINED);
+        took.push(shared.get(GOT) - start);
+    }
+    println!("{timed_out} of {} timed out; received after {} µs", took.len(), median(&took) / 1000);
+    assert!(took.len() as u64 > ROUNDS / 3, "hardly ever was there time for it, so nothing was shown");
+    assert!(took.iter().all(|&took| took < 300_000_000), "{took:?}");
+}
+
 // --- descriptors ----------------------------------------------------------------------------------------------
 
 #[test]
