@@ -461,6 +461,33 @@ fn calls_end_in_time_in_a_ring_for_many_whose_cursors_contradict_its_words() {
     }
 }
 
+/// The description of the memory file is one for all processes, so any of them can say for all that whatever is written goes to the end.
+#[test]
+fn long_messages_for_many_arrive_whole_though_a_peer_has_the_kernel_append_all_that_is_written() {
+    const CAPACITY: usize = 64 << 10;
+    let _alone = alone();
+    let _watchdog = watchdog(60);
+    let (receiver, sender, memory) = Mapping::many(CAPACITY);
+    let before = support::memory_of_pipes();
+    let child = support::fork(|| {
+        // SAFETY: the descriptor is open.
+        let flags = unsafe { libc::fcntl(memory.fd.as_raw_fd(), libc::F_GETFL) };
+        // SAFETY: as above.
+        unsafe { libc::fcntl(memory.fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_APPEND | libc::O_NONBLOCK) }
+    });
+    child.succeeds();
+    // SAFETY: as above.
+    let flags = unsafe { libc::fcntl(memory.fd.as_raw_fd(), libc::F_GETFL) };
+    assert!(flags & libc::O_APPEND != 0, "it is so for this process as well");
+    for round in 0..3 {
+        for len in [CAPACITY / 4 + 1, CAPACITY, 3 * CAPACITY + round, 4 << 20] {
+            sender.try_send_bytes(&support::numbered(len)).unwrap();
+            assert!(receiver.try_recv_bytes().unwrap() == support::numbered(len), "{len} bytes");
+        }
+    }
+    assert!(support::memory_of_pipes() <= before + 2 * CAPACITY as u64, "it is given back");
+}
+
 #[test]
 fn a_bell_that_is_no_unix_stream_socket_is_refused() {
     let _alone = alone();

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use ringpipe::{AttachError, BuildError, Builder, Connection, End, Receiver, RecvError, SendError, Sender};
-use support::{Script, Shared, alone, fork, fork_copy, fork_split, open_fds, watchdog};
+use support::{Script, Shared, alone, fork, fork_copy, fork_split, numbered, open_fds, watchdog};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -196,11 +196,6 @@ fn fill(sender: &Sender) {
 }
 
 // --- lengths ----------------------------------------------------------------------------------------
-
-/// Sends bytes that tell their own place.
-fn numbered(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i % 251) as u8 ^ (i >> 12) as u8).collect()
-}
 
 #[test]
 fn messages_around_every_measure_of_the_ring_arrive_whole() {

@@ -5,15 +5,14 @@ mod support;
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ringpipe::mpmc::{Receiver, Sender, WriteGuard, simplex};
-use ringpipe::{BufferTooShort, BuildError, Builder, DEFAULT_CAPACITY, End, RecvError, RecvIntoError, SendError};
-use support::{Random, Script, Watchdog, alone, eventually, memory_of_pipes, open_fds, poll_fd, watchdog};
+use ringpipe::{BufferTooShort, BuildError, Builder, DEFAULT_CAPACITY, RecvError, RecvIntoError, SendError};
+use support::{Random, Script, Watchdog, alone, attached, eventually, memory_of_pipes, open_fds, poll_fd, watchdog};
 
 /// A time-out that is meant to pass.
 const SHORT: Duration = Duration::from_millis(20);
@@ -61,13 +60,6 @@ fn fill_up(sender: &Sender) -> usize {
             Err(e) => panic!("{e}"),
         }
     }
-}
-
-/// A handle as another process would have it: with a membership of its own.
-fn attached<E: End>(end: E) -> E {
-    let (here, there) = UnixStream::pair().unwrap();
-    end.send_to(&here).unwrap();
-    E::recv_from(&there).unwrap()
 }
 
 // --- every form of every operation -------------------------------------------------------------------

@@ -19,12 +19,15 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
+
+use ringpipe::End;
 
 // --- one at a time, and not for ever --------------------------------------------------------------
 
@@ -370,15 +373,27 @@ pub(crate) fn sleeps(pid: libc::pid_t) -> u64 {
     line.expect("the kernel tells").trim().parse().expect("a number")
 }
 
+/// Descriptors of the memory files of this process's pipes.
+pub(crate) fn memory_files() -> Vec<i32> {
+    let is_ours = |fd: &i32| {
+        let file = std::fs::read_link(format!("/proc/self/fd/{fd}"));
+        file.is_ok_and(|file| file.starts_with("/memfd:ringpipe (deleted)"))
+    };
+    open_fds().into_iter().filter(is_ours).collect()
+}
+
 /// Bytes of memory that the memory files of this process's pipes take.
 pub(crate) fn memory_of_pipes() -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let blocks = open_fds().into_iter().filter_map(|fd| {
-        let path = format!("/proc/self/fd/{fd}");
-        let is_ours = std::fs::read_link(&path).is_ok_and(|file| file.starts_with("/memfd:ringpipe (deleted)"));
-        is_ours.then(|| std::fs::metadata(path).expect("it is open").blocks())
-    });
-    512 * blocks.max().unwrap_or(0)
+    let blocks = |fd| std::fs::metadata(format!("/proc/self/fd/{fd}")).expect("it is open").blocks();
+    512 * memory_files().into_iter().map(blocks).max().unwrap_or(0)
+}
+
+/// An end as another process would have it: with a membership of its own, if it is one for many.
+pub(crate) fn attached<E: End>(end: E) -> E {
+    let (here, there) = UnixStream::pair().expect("a socket");
+    end.send_to(&here).expect("the other end is here");
+    E::recv_from(&there).expect("it was sent")
 }
 
 // --- words that parent and child share --------------------------------------------------------------
@@ -503,6 +518,11 @@ fn interrupted(call: &str) {
 }
 
 // --- messages that both sides know -----------------------------------------------------------------
+
+/// Bytes that tell their own place.
+pub(crate) fn numbered(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i % 251) as u8 ^ (i >> 12) as u8).collect()
+}
 
 /// A repeatable sequence of numbers (splitmix64).
 pub(crate) struct Random(u64);
