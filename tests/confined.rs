@@ -3,13 +3,13 @@
 mod support;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use ringpipe::{BuildError, Builder, Connection, End, RecvError, RecvIntoError, SendError, Sender};
+use ringpipe::{BuildError, Builder, Connection, End, RecvError, RecvIntoError, SendError};
 use support::{
-    Child, Random, Script, alone, emulated, fork, fork_split, memory_of_pipes, numbered, open_fds, skip, watchdog,
+    Child, Random, Script, alone, emulated, fork, fork_split, memory_of_pipes, numbered, open_fds, skip, stuff,
+    watchdog,
 };
 
 const ROUNDS: u64 = 60;
@@ -226,13 +226,6 @@ fn processor_time() -> Duration {
     // SAFETY: the pointer leads to a live structure; the clock exists everywhere.
     assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) }, 0);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
-/// Sends a byte that stands for nothing, if the bell has room for it.
-fn stuff(sender: &Sender) -> bool {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: one byte is read from a live array.
-    unsafe { libc::send(sender.as_fd().as_raw_fd(), [0_u8].as_ptr().cast(), 1, flags) == 1 }
 }
 
 /// Asserts that a process that waits uses next to no processor time meanwhile.

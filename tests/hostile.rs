@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ringpipe::{AttachError, Builder, Connection, End, Receiver, RecvError, RecvIntoError, SendError, Sender};
-use support::{Random, Script, alone, fork_copy, fork_split, watchdog};
+use support::{Random, Script, alone, fork_copy, fork_split, readable, stuff, stuff_up, watchdog};
 
 /// Remembers the largest allocation, which no peer may choose.
 struct Witness;
@@ -840,16 +840,13 @@ fn a_bell_that_is_full_stays_armed() {
     let _alone = alone();
     let _watchdog = watchdog(30);
     let (mut receiver, mut sender, memory) = Mapping::simplex(4096);
-    let bell = sender.as_fd().as_raw_fd();
-    // SAFETY: one byte is read from a live array.
-    while unsafe { libc::send(bell, [0_u8].as_ptr().cast(), 1, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) } == 1 {}
+    stuff_up(&sender);
     let armed = || memory.control(NOT_EMPTY).load(Ordering::SeqCst) & ARMED != 0;
     assert!(armed(), "nobody has rung yet");
     sender.send_bytes(b"first").unwrap();
     assert!(armed(), "though there was no room for a byte");
     assert_eq!(receiver.recv_bytes().unwrap(), b"first");
     // Watched, and so silenced, it rings.
-    let readable = |receiver: &Receiver| support::poll_fd(receiver.as_fd(), libc::POLLIN, Duration::ZERO) != 0;
     assert!(!readable(&receiver));
     sender.send_bytes(b"second").unwrap();
     assert!(!armed() && readable(&receiver));
@@ -861,7 +858,6 @@ fn an_end_without_descriptors_leaves_the_receivers_own_descriptor_readable_for_w
     let _alone = alone();
     let _watchdog = watchdog(30);
     let (receiver, mut sender) = ringpipe::simplex().unwrap();
-    let readable = |receiver: &Receiver| support::poll_fd(receiver.as_fd(), libc::POLLIN, Duration::ZERO) != 0;
     assert!(!readable(&receiver));
     let (theirs, mut mine) = ringpipe::simplex().unwrap();
     sender.send_end(theirs).unwrap();
@@ -935,9 +931,7 @@ fn an_announced_end_that_never_comes_does_not_hold_the_receiver_for_ever() {
         for unread in [false, true] {
             let (receiver, sender) = announced();
             if unread {
-                // SAFETY: one byte is read from a live array.
-                let rung = unsafe { libc::send(receiver.as_fd().as_raw_fd(), [0_u8].as_ptr().cast(), 1, 0) };
-                assert_eq!(rung, 1);
+                assert!(stuff(&receiver));
             }
             let (child, ()) = fork_split((), (receiver, sender), |(mut receiver, sender)| {
                 drop(sender);

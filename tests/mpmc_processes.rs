@@ -6,70 +6,27 @@
 mod support;
 
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
-use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ringpipe::mpmc::{Receiver, Sender, simplex};
-use ringpipe::{AttachError, Builder, End, RecvError, SendError};
+use ringpipe::{AttachError, End, RecvError, SendError};
+use support::forms::{is_broken, is_eof, timed_out};
+use support::many::{SMALL, attached, fill_up, receiving, sending, small};
+use support::programs::{PIPE, program, role};
 use support::{
-    Call, Child, Script, Shared, Watchdog, alone, attached, await_call, eventually, fork, fork_copy, fork_split,
-    median, memory_files, memory_of_pipes, nanos, watchdog,
+    Call, Child, LEAVES, Leave, Script, Shared, await_call, eventually, for_ever, fork, fork_copy, fork_split, guard,
+    median, memory_files, memory_of_pipes, nanos,
 };
 
 /// Nothing takes so long unless somebody is stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Long enough for whatever is to be seen to be wrong.
 const MOMENT: Duration = Duration::from_millis(30);
-/// The smallest ring there is.
-const SMALL: usize = 64 << 10;
 /// What a blocked call may take to notice a death, on a machine that does other things as well: the median of several.
 const SOON: u64 = 25_000_000;
 
-fn guard() -> (MutexGuard<'static, ()>, Watchdog) {
-    let alone = alone();
-    (alone, watchdog(60))
-}
-
-fn small() -> (Receiver, Sender) {
-    Builder::new().capacity(SMALL).mpmc().unwrap()
-}
-
-fn is_eof<T>(result: &Result<T, RecvError>) -> bool {
-    matches!(result, Err(RecvError::Disconnected))
-}
-
-fn is_broken<T>(result: &Result<T, SendError>) -> bool {
-    matches!(result, Err(SendError::Disconnected))
-}
-
-fn timed_out<T>(result: &Result<T, RecvError>) -> bool {
-    matches!(result, Err(RecvError::TimedOut))
-}
-
-/// Sends messages of a cell each until there is no room for another; returns how many.
-fn fill_up(sender: &Sender) -> usize {
-    (0..).take_while(|_| sender.try_send_bytes(&[7; 60]).is_ok()).count()
-}
-
-/// For a process that is to be killed.
-fn for_ever() -> i32 {
-    loop {
-        std::thread::sleep(Duration::from_secs(1));
-    }
-}
-
 // --- who is there --------------------------------------------------------------------------------------
-
-#[derive(Clone, Copy, Debug)]
-enum Leave {
-    Drop,
-    Exit,
-    Killed,
-}
-
-const LEAVES: [Leave; 3] = [Leave::Drop, Leave::Exit, Leave::Killed];
 
 /// A child that holds `end`, uses it at once, and leaves when the word at `n` is set.
 fn hold<E>(end: E, go: &Shared, n: usize, how: Leave, first: impl FnOnce(&E)) -> (Child, E) {
@@ -209,22 +166,6 @@ fn neither_end_of_file_nor_a_broken_pipe_comes_while_one_copy_is_left_and_both_d
         assert!(sender.is_disconnected() && is_broken(&sender.try_send_bytes(b"")));
         drop(b);
     }
-}
-
-/// A child with the receiving end only.
-fn receiving(ends: (Receiver, Sender), body: impl FnOnce(Receiver) -> i32) -> (Child, (Receiver, Sender)) {
-    fork_copy(ends, |(receiver, sender)| {
-        drop(sender);
-        body(receiver)
-    })
-}
-
-/// A child with the sending end only.
-fn sending(ends: (Receiver, Sender), body: impl FnOnce(Sender) -> i32) -> (Child, (Receiver, Sender)) {
-    fork_copy(ends, |(receiver, sender)| {
-        drop(receiver);
-        body(sender)
-    })
 }
 
 /// Three processes are blocked when the last of the other side is killed. Returns the nanoseconds that the slowest of them took.
@@ -881,24 +822,12 @@ fn children_forked_while_other_threads_attach_are_members_by_themselves_and_keep
 
 // --- hand-over -----------------------------------------------------------------------------------------------
 
-const ROLE: &str = "RINGPIPE_TEST_ROLE";
-const PIPE: &str = "RINGPIPE_TEST_PIPE";
 const OTHER: &str = "RINGPIPE_TEST_OTHER_PIPE";
-
-/// This test binary, to be run again as a program that plays `role`.
-fn program(role: &str) -> Command {
-    let mut command = support::command(std::env::current_exe().unwrap());
-    command.args(["as_another_program", "--exact", "--nocapture", "--test-threads=1"]).env(ROLE, role);
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    command
-}
 
 /// Not a test by itself: what the program does that other tests start.
 #[test]
 fn as_another_program() {
-    let Ok(role) = std::env::var(ROLE) else { return };
-    // SAFETY: no preconditions.
-    unsafe { libc::alarm(30) };
+    let Some(role) = role() else { return };
     match role.as_str() {
         "work" => {
             let (requests, answers) = (Receiver::from_env(PIPE).unwrap(), Sender::from_env(OTHER).unwrap());

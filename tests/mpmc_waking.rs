@@ -6,46 +6,20 @@ mod support;
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ringpipe::mpmc::{Receiver, Sender};
 use ringpipe::{AttachError, Builder, End, RecvError, SendError};
+use support::many::{SMALL, attached, receiving, sending, small};
 use support::{
-    Call, Child, Random, Shared, Watchdog, alone, await_call, call_number, doing, eventually, fork, fork_copy, median,
-    nanos, poll_fd, skip, sleeps, watchdog,
+    Call, Child, Random, Shared, await_call, call_number, doing, eventually, fork, guard, guard_for, median, nanos,
+    poll_fd, skip, sleeps,
 };
 
 /// Nothing takes so long unless somebody is stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
 const MOMENT: Duration = Duration::from_millis(30);
-const SMALL: usize = 64 << 10;
-
-fn guard(seconds: u32) -> (MutexGuard<'static, ()>, Watchdog) {
-    let alone = alone();
-    (alone, watchdog(seconds))
-}
-
-fn small() -> (Receiver, Sender) {
-    Builder::new().capacity(SMALL).mpmc().unwrap()
-}
-
-/// A child with the receiving end only.
-fn receiving(ends: (Receiver, Sender), body: impl FnOnce(Receiver) -> i32) -> (Child, (Receiver, Sender)) {
-    fork_copy(ends, |(receiver, sender)| {
-        drop(sender);
-        body(receiver)
-    })
-}
-
-/// A child with the sending end only.
-fn sending(ends: (Receiver, Sender), body: impl FnOnce(Sender) -> i32) -> (Child, (Receiver, Sender)) {
-    fork_copy(ends, |(receiver, sender)| {
-        drop(receiver);
-        body(sender)
-    })
-}
 
 // --- one message, many who wait ------------------------------------------------------------------------
 
@@ -80,7 +54,7 @@ fn await_deep_sleep(children: &[Child]) {
 fn one_message_wakes_two_or_three_of_six_who_sleep_and_one_of_them_gets_it_soon() {
     const SLEEPERS: usize = 6;
     const MESSAGES: u64 = 40;
-    let _guard = guard(60);
+    let _guard = guard();
     let shared = Shared::new();
     let mut ends = small();
     let mut children = Vec::new();
@@ -114,7 +88,7 @@ fn one_message_wakes_two_or_three_of_six_who_sleep_and_one_of_them_gets_it_soon(
 #[test]
 fn a_message_is_received_within_some_milliseconds_though_any_one_of_those_who_sleep_is_killed() {
     const SLEEPERS: usize = 6;
-    let _guard = guard(120);
+    let _guard = guard_for(120);
     for stopped_first in [false, true] {
         let shared = Shared::new();
         let mut ends = small();
@@ -163,7 +137,7 @@ fn a_message_is_received_within_some_milliseconds_though_any_one_of_those_who_sl
 #[test]
 fn receivers_that_sleep_wake_up_about_once_a_second() {
     const SECONDS: u64 = 3;
-    let _guard = guard(60);
+    let _guard = guard();
     let shared = Shared::new();
     let mut ends = small();
     let mut children = Vec::new();
@@ -187,7 +161,7 @@ fn receivers_that_sleep_wake_up_about_once_a_second() {
 #[test]
 fn a_burst_of_messages_keeps_all_sleepers_busy() {
     const SLEEPERS: usize = 4;
-    let _guard = guard(60);
+    let _guard = guard();
     let shared = Shared::new();
     let mut ends = small();
     let mut children = Vec::new();
@@ -289,7 +263,7 @@ fn passed_on(declines: impl Fn(&Receiver) -> bool) -> Option<u64> {
 #[test]
 fn whoever_is_woken_by_a_message_and_does_not_take_it_wakes_another() {
     const ROUNDS: usize = 9;
-    let _guard = guard(60);
+    let _guard = guard();
     type Declines = fn(&Receiver) -> bool;
     let ways: [(&str, Declines); 3] = [
         ("poll", |receiver| receiver.poll(None).unwrap()),
@@ -311,7 +285,7 @@ fn whoever_is_woken_by_a_message_and_does_not_take_it_wakes_another() {
 #[test]
 fn a_message_is_received_soon_though_the_one_who_is_woken_for_it_times_out_at_that_moment() {
     const ROUNDS: u64 = 60;
-    let _guard = guard(60);
+    let _guard = guard();
     let (mut timed_out, mut took) = (0, Vec::new());
     for round in 0..ROUNDS {
         let shared = Shared::new();
@@ -360,7 +334,7 @@ fn all_who_watch_the_descriptor_see_a_message_and_one_gets_it() {
     const DONE: usize = 2;
     const ROUND: usize = 3;
     const SILENT: usize = 4;
-    let _guard = guard(60);
+    let _guard = guard();
     let shared = Shared::new();
     let mut ends = small();
     let mut children = Vec::new();
@@ -410,7 +384,7 @@ fn all_who_watch_the_descriptor_see_a_message_and_one_gets_it() {
 #[test]
 fn event_loops_of_several_processes_miss_nothing_while_others_block() {
     const ROUNDS: u64 = 2_000;
-    let _guard = guard(60);
+    let _guard = guard();
     let shared = Shared::new();
     let mut ends = small();
     let mut children = Vec::new();
@@ -463,7 +437,7 @@ fn fairness_none_of_four_senders_and_four_receivers_gets_less_than_a_twentieth_o
     const SIDE: usize = 4;
     const OVER: usize = 8;
     let seconds = std::env::var("RINGPIPE_FAIR_SECONDS").map_or(2.0, |n| n.parse().expect("a number of seconds"));
-    let _guard = guard(60 + seconds as u32);
+    let _guard = guard_for(60 + seconds as u32);
     let shared = Shared::new();
     let mut ends = small();
     let mut children = Vec::new();
@@ -508,7 +482,7 @@ fn fairness_none_of_four_senders_and_four_receivers_gets_less_than_a_twentieth_o
 fn processes_come_and_go_by_the_hundred_and_nothing_is_lost() {
     const COUNT: usize = if cfg!(debug_assertions) { 400 } else { 1_200 };
     const AT_A_TIME: usize = 24;
-    let _guard = guard(120);
+    let _guard = guard_for(120);
     // For each child: 1 before it sends, 2 after. Behind them, how often its message was received.
     let shared = Shared::with_words(2 * COUNT);
     let mut ends = small();
@@ -596,17 +570,12 @@ const SIDES: usize = 1024;
 
 /// So many more senders, each as if of another process.
 fn crowd(sender: &Sender, count: usize) -> Vec<Sender> {
-    let (here, there) = UnixStream::pair().unwrap();
-    let attach = |_| {
-        sender.clone().send_to(&here).unwrap();
-        Sender::recv_from(&there).unwrap()
-    };
-    (0..count).map(attach).collect()
+    (0..count).map(|_| attached(sender.clone())).collect()
 }
 
 #[test]
 fn as_many_sides_as_there_are_numbers_take_part_and_one_more_is_refused() {
-    let _guard = guard(60);
+    let _guard = guard();
     if !may_have_descriptors(2 * SIDES as u64 + 200) {
         return skip("as many sides as there can be", "not so many descriptors are allowed");
     }
@@ -649,7 +618,7 @@ fn as_many_sides_as_there_are_numbers_take_part_and_one_more_is_refused() {
 /// One number is free, so whoever comes gets that of the last who was killed.
 #[test]
 fn who_gets_the_number_of_a_killed_one_does_not_keep_what_that_held() {
-    let _guard = guard(60);
+    let _guard = guard();
     if !may_have_descriptors(2 * SIDES as u64 + 200) {
         return skip("the number of a killed one", "not so many descriptors are allowed");
     }
@@ -697,7 +666,7 @@ fn who_gets_the_number_of_a_killed_one_does_not_keep_what_that_held() {
 #[cfg(target_pointer_width = "64")]
 #[test]
 fn who_gets_the_number_of_a_killed_one_finds_what_that_held_though_others_go_round_meanwhile() {
-    let _guard = guard(120);
+    let _guard = guard_for(120);
     if !may_have_descriptors(2 * SIDES as u64 + 200) {
         return skip("the number of a killed one", "not so many descriptors are allowed");
     }

@@ -14,20 +14,21 @@
 //!
 //! The test harness runs threads, so between fork and exit a child may allocate and make system calls, but not print through `std`: a lock
 //! may be held for ever. Panics in a child are fine: they write to standard error without a lock, and the parent's `wait` reports them.
-#![allow(dead_code, reason = "every test binary compiles this and uses a part")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "every test binary compiles this and uses a part")]
+
+pub(crate) mod forms;
+pub(crate) mod many;
+pub(crate) mod programs;
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
-
-use ringpipe::End;
 
 // --- one at a time, and not for ever --------------------------------------------------------------
 
@@ -37,6 +38,17 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     // A test that failed while it held the lock says nothing about the next one.
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// For the start of a test that is alone and does not take longer than a minute.
+pub(crate) fn guard() -> (MutexGuard<'static, ()>, Watchdog) {
+    guard_for(60)
+}
+
+/// For one that may take so many seconds.
+pub(crate) fn guard_for(seconds: u32) -> (MutexGuard<'static, ()>, Watchdog) {
+    let alone = alone();
+    (alone, watchdog(seconds))
 }
 
 /// Aborts the whole test process if the guard is not dropped within so many seconds.
@@ -243,6 +255,23 @@ impl Drop for Child {
     }
 }
 
+/// How a child lets go of what it holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Leave {
+    Drop,
+    Exit,
+    Killed,
+}
+
+pub(crate) const LEAVES: [Leave; 3] = [Leave::Drop, Leave::Exit, Leave::Killed];
+
+/// For a process that is to be killed.
+pub(crate) fn for_ever() -> i32 {
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
 /// How a child ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Status(libc::c_int);
@@ -389,13 +418,6 @@ pub(crate) fn memory_of_pipes() -> u64 {
     512 * memory_files().into_iter().map(blocks).max().unwrap_or(0)
 }
 
-/// An end as another process would have it: with a membership of its own, if it is one for many.
-pub(crate) fn attached<E: End>(end: E) -> E {
-    let (here, there) = UnixStream::pair().expect("a socket");
-    end.send_to(&here).expect("the other end is here");
-    E::recv_from(&there).expect("it was sent")
-}
-
 // --- words that parent and child share --------------------------------------------------------------
 
 /// A page (or more) of 64-bit words, all zero at first, shared with children forked later.
@@ -468,6 +490,24 @@ pub(crate) fn poll_fd(fd: BorrowedFd<'_>, events: i16, timeout: Duration) -> i16
             _ => interrupted("poll"),
         }
     }
+}
+
+/// Whether an end's descriptor is readable right now.
+pub(crate) fn readable(end: &impl AsFd) -> bool {
+    poll_fd(end.as_fd(), libc::POLLIN, Duration::ZERO) != 0
+}
+
+/// Sends a byte that stands for nothing to whoever listens to the bell at the other end of a direction, if there is room for it.
+pub(crate) fn stuff(end: &impl AsFd) -> bool {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: one byte is read from a live array.
+    unsafe { libc::send(end.as_fd().as_raw_fd(), [0_u8].as_ptr().cast(), 1, flags) == 1 }
+}
+
+/// Sends as many as there is room for.
+pub(crate) fn stuff_up(end: &impl AsFd) {
+    while stuff(end) {}
+    assert_eq!(io::Error::last_os_error().kind(), io::ErrorKind::WouldBlock);
 }
 
 /// Whether `fd` becomes readable (or is hung up) within `timeout`, according to a fresh, level-triggered `epoll(7)`.
