@@ -13,8 +13,8 @@ use ringpipe::mpmc::{Receiver, Sender};
 use ringpipe::{AttachError, Builder, End, RecvError, SendError};
 use support::many::{SMALL, attached, receiving, sending, small};
 use support::{
-    Call, Child, Random, Shared, await_call, call_number, doing, eventually, fork, guard, guard_for, median, nanos,
-    poll_fd, skip, sleeps,
+    Call, Child, Random, Shared, await_call, call_number, doing, eventually, fork, guard, guard_for, is_alive, median,
+    nanos, poll_fd, skip, sleeps,
 };
 
 /// Nothing takes so long unless somebody is stuck.
@@ -207,13 +207,18 @@ fn a_burst_of_messages_keeps_all_sleepers_busy() {
 const DECLINED: usize = 0;
 const GOT: usize = 1;
 
-/// Waits until the process has been asleep, beside the one that watches the bell, for longer than a slice.
+/// What a message may take by way of several who were woken, on a machine that does other things as well: the median of several.
+const SOON: u64 = 25_000_000;
+
+/// Waits until the process has been asleep, beside the one that watches the bell, for longer than a slice; or has ended.
 fn await_long_sleep(child: &Child) {
+    let futex = call_number(Call::Futex);
     eventually("it is asleep for long", || {
-        let before = sleeps(child.pid);
+        let before = is_alive(child.pid).then(|| sleeps(child.pid));
         std::thread::sleep(Duration::from_millis(12));
-        await_call(child.pid, &[Call::Futex]);
-        sleeps(child.pid) == before
+        let call = doing(child.pid);
+        let now = is_alive(child.pid).then(|| sleeps(child.pid));
+        now.is_none() || now == before && (call == futex || call == "unknown")
     });
 }
 
@@ -257,6 +262,11 @@ fn passed_on(declines: impl Fn(&Receiver) -> bool) -> Option<u64> {
     let start = nanos();
     sender.send_bytes(b"for the last").unwrap();
     last.succeeds();
+    // They say so after they have passed it on. If the machine was busy, they had fallen asleep anew, behind the last.
+    let end = Instant::now() + 3 * MOMENT;
+    while shared.get(DECLINED) < FIRST as u64 && Instant::now() < end {
+        std::thread::sleep(Duration::from_micros(200));
+    }
     (shared.get(DECLINED) == FIRST as u64).then(|| shared.get(GOT) - start)
 }
 
@@ -271,11 +281,10 @@ fn whoever_is_woken_by_a_message_and_does_not_take_it_wakes_another() {
         ("a limit on the length", |receiver| matches!(receiver.recv_bytes_max(5), Err(RecvError::TooLong { .. }))),
     ];
     for (way, declines) in ways {
-        // If the machine was busy, those who were to be woken first had fallen asleep anew, behind the last.
         let took: Vec<u64> = (0..ROUNDS).filter_map(|_| passed_on(declines)).collect();
         assert!(took.len() > ROUNDS / 3, "{way}: hardly anybody was woken first, so nothing was shown: {took:?}");
         println!("{way}: passed on and received after {} µs", median(&took) / 1000);
-        assert!(median(&took) < 5_000_000, "{way}: {took:?}");
+        assert!(median(&took) < SOON, "{way}: {took:?}");
         // Not the second after which the last would look by itself.
         assert!(took.iter().all(|&took| took < 300_000_000), "{way}: {took:?}");
     }
@@ -284,13 +293,13 @@ fn whoever_is_woken_by_a_message_and_does_not_take_it_wakes_another() {
 /// Woken at the moment at which its time is up, a receiver takes the message or leaves the wake-up to another.
 #[test]
 fn a_message_is_received_soon_though_the_one_who_is_woken_for_it_times_out_at_that_moment() {
-    const ROUNDS: u64 = 60;
+    const ROUNDS: u64 = 40;
     let _guard = guard();
     let (mut timed_out, mut took) = (0, Vec::new());
     for round in 0..ROUNDS {
         let shared = Shared::new();
         let (_watcher, ends) = with_a_stopped_watcher();
-        let deadline = Instant::now() + Duration::from_millis(60);
+        let deadline = Instant::now() + Duration::from_millis(120);
         let (first, ends) = receiving(ends, |receiver| match receiver.recv_bytes_deadline(deadline) {
             Ok(_) => {
                 shared.set(GOT, nanos());
