@@ -90,6 +90,9 @@ mod bell;
 mod connection;
 mod copy;
 mod crowd;
+#[cfg(test)]
+#[path = "crowd/tests.rs"]
+mod crowd_tests;
 mod deadline;
 mod error;
 #[cfg(fuzzing)]

@@ -13,15 +13,15 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ringpipe::{Builder, Connection, End, Receiver, RecvError, SendError};
 use serde::{Deserialize, Serialize};
+use support::programs::{PIPE, run_only};
 use support::{Random, Script, alone, command, watchdog};
 
-const PIPE: &str = "RINGPIPE_TEST_PIPE";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the peer is to do next.
@@ -256,13 +256,13 @@ impl Peer {
                 command
             }
         };
-        command.args(["as_the_peer", "--exact", "--nocapture", "--test-threads=1"]);
+        run_only(&mut command, "as_the_peer");
         theirs.inherit(&mut command, PIPE);
         if kind == Kind::Sandboxed {
             // SAFETY: makes system calls only.
             unsafe { command.pre_exec(refuse_barriers) };
         }
-        Peer::Process(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("the peer's program runs"))
+        Peer::Process(command.spawn().expect("the peer's program runs"))
     }
 
     /// Waits until the peer has come to its end, in order; it does when the pipe is closed.

@@ -3,12 +3,15 @@
 mod support;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use ringpipe::{BuildError, Builder, Connection, End, RecvError, RecvIntoError, SendError, Sender};
-use support::{Child, Random, Script, alone, emulated, fork, fork_split, open_fds, skip, watchdog};
+use ringpipe::{BuildError, Builder, Connection, End, RecvError, RecvIntoError, SendError};
+use support::many::KEPT;
+use support::{
+    Child, Random, Script, alone, emulated, fork, fork_split, memory_of_pipes, numbered, open_fds, skip, stuff,
+    watchdog,
+};
 
 const ROUNDS: u64 = 60;
 /// A wake-up that was lost costs a parked side up to a second.
@@ -224,13 +227,6 @@ fn processor_time() -> Duration {
     // SAFETY: the pointer leads to a live structure; the clock exists everywhere.
     assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) }, 0);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
-/// Sends a byte that stands for nothing, if the bell has room for it.
-fn stuff(sender: &Sender) -> bool {
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: one byte is read from a live array.
-    unsafe { libc::send(sender.as_fd().as_raw_fd(), [0_u8].as_ptr().cast(), 1, flags) == 1 }
 }
 
 /// Asserts that a process that waits uses next to no processor time meanwhile.
@@ -459,4 +455,116 @@ fn a_receiver_that_is_stopped_for_long_loses_nothing() {
     sender.send_bytes(script.message(next)).unwrap();
     drop(sender);
     child.succeeds();
+}
+
+/// From now on this process may make no file longer than that; whoever tries is killed by a signal.
+fn allow_files_of(most: libc::rlim_t) {
+    let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+    // SAFETY: the pointer leads to a live structure.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) }, 0);
+}
+
+/// Nothing takes so long unless somebody is stuck.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The smallest ring for many, and lengths of messages that lie partly outside of it.
+const MANY: usize = 64 << 10;
+const LONG_ONES: [usize; 4] = [MANY / 4 + 1, MANY, 3 * MANY, 4 << 20];
+
+#[test]
+fn long_messages_for_many_arrive_whole_though_neither_side_may_write_to_files_any_more() {
+    let _alone = alone();
+    let _watchdog = watchdog(60);
+    let (receiver, sender) = Builder::new().capacity(MANY).mpmc().unwrap();
+    let child = fork(|| {
+        allow_files_of(0);
+        for len in LONG_ONES {
+            sender.send_bytes(&numbered(len)).unwrap();
+        }
+        0
+    });
+    for len in &LONG_ONES[..2] {
+        assert!(receiver.recv_bytes_timeout(PATIENCE).unwrap() == numbered(*len), "{len} bytes");
+    }
+    child.succeeds();
+    let child = fork(|| {
+        allow_files_of(0);
+        for len in &LONG_ONES[2..] {
+            assert!(receiver.recv_bytes_timeout(PATIENCE).unwrap() == numbered(*len), "{len} bytes");
+        }
+        // It could give the memory back, too.
+        i32::from(memory_of_pipes() > KEPT)
+    });
+    child.succeeds();
+}
+
+#[test]
+fn a_pipe_for_many_that_is_made_where_files_may_not_be_long_takes_messages_up_to_a_length_and_says_which() {
+    let _alone = alone();
+    let _watchdog = watchdog(60);
+    // Of a ring and its words there are 76 KiB; the rest is shared by four messages.
+    for (limit, least) in [(77 << 10, MANY / 4), (512 << 10, MANY + MANY / 4), (8 << 20, 1 << 20)] {
+        let child = fork(|| {
+            allow_files_of(limit);
+            let (receiver, sender) = Builder::new().capacity(MANY).mpmc().unwrap();
+            let Err(SendError::TooLong { max, len }) = sender.send_bytes(&vec![0; 9 << 20]) else { return 1 };
+            assert!(len == 9 << 20 && max >= least && max as u64 <= limit, "{max} of {limit}");
+            for len in [max - 1, max] {
+                sender.try_send_bytes(&numbered(len)).unwrap();
+                assert!(receiver.try_recv_bytes().unwrap() == numbered(len), "{len} bytes");
+            }
+            let over = vec![0; max + 1];
+            let all = [
+                sender.send_bytes(&over),
+                sender.try_send_bytes(&over),
+                sender.send_vectored(&[io::IoSlice::new(&over[1..]), io::IoSlice::new(&over[..1])]),
+                sender.send_bytes_timeout(&over, MOMENT),
+            ];
+            for what in all {
+                assert!(
+                    matches!(&what, Err(SendError::TooLong { len, max: m }) if *len == max + 1 && *m == max),
+                    "{what:?}"
+                );
+            }
+            i32::from(receiver.fill() != 0)
+        });
+        child.succeeds();
+    }
+    let child = fork(|| {
+        allow_files_of(64 << 10);
+        let what = Builder::new().capacity(MANY).mpmc();
+        i32::from(!matches!(what, Err(BuildError::Io(e)) if e.raw_os_error() == Some(libc::EFBIG)))
+    });
+    child.succeeds();
+}
+
+#[test]
+fn a_long_message_for_many_that_its_sender_has_no_memory_for_is_not_sent_and_holds_up_nothing() {
+    const LEN: usize = 128 << 20;
+    let _alone = alone();
+    let _watchdog = watchdog(60);
+    if emulated() {
+        skip("a process short of memory", "the limit would be the emulator's");
+        return;
+    }
+    let (receiver, sender) = Builder::new().capacity(MANY).mpmc().unwrap();
+    let message = vec![5; LEN];
+    let child = fork(|| {
+        let pages: libc::rlim_t =
+            std::fs::read_to_string("/proc/self/statm").unwrap().split(' ').next().unwrap().parse().unwrap();
+        let limit = libc::rlimit { rlim_cur: pages * 4096 + (32 << 20), rlim_max: libc::RLIM_INFINITY };
+        // SAFETY: the pointer leads to a live structure.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+        // More often than there are places for long messages.
+        for _ in 0..6 {
+            let what = sender.try_send_bytes(&message);
+            assert!(matches!(&what, Err(SendError::Io(e)) if e.kind() == io::ErrorKind::OutOfMemory), "{what:?}");
+            sender.try_send_bytes(&numbered(2 * MANY)).unwrap();
+            assert!(receiver.try_recv_bytes().unwrap() == numbered(2 * MANY));
+        }
+        i32::from(receiver.fill() != 0)
+    });
+    child.succeeds();
+    assert!(memory_of_pipes() <= KEPT, "{} bytes are still there", memory_of_pipes());
+    sender.try_send_bytes(&message).unwrap();
+    assert!(receiver.try_recv_bytes().unwrap() == message);
 }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ringpipe::{AttachError, Builder, Connection, End, Receiver, RecvError, RecvIntoError, SendError, Sender};
-use support::{Random, Script, alone, fork_copy, fork_split, watchdog};
+use support::{Random, Script, alone, fork_copy, fork_split, readable, stuff, stuff_up, watchdog};
 
 /// Remembers the largest allocation, which no peer may choose.
 struct Witness;
@@ -461,6 +461,33 @@ fn calls_end_in_time_in_a_ring_for_many_whose_cursors_contradict_its_words() {
     }
 }
 
+/// The description of the memory file is one for all processes, so any of them can say for all that whatever is written goes to the end.
+#[test]
+fn long_messages_for_many_arrive_whole_though_a_peer_has_the_kernel_append_all_that_is_written() {
+    const CAPACITY: usize = 64 << 10;
+    let _alone = alone();
+    let _watchdog = watchdog(60);
+    let (receiver, sender, memory) = Mapping::many(CAPACITY);
+    let before = support::memory_of_pipes();
+    let child = support::fork(|| {
+        // SAFETY: the descriptor is open.
+        let flags = unsafe { libc::fcntl(memory.fd.as_raw_fd(), libc::F_GETFL) };
+        // SAFETY: as above.
+        unsafe { libc::fcntl(memory.fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_APPEND | libc::O_NONBLOCK) }
+    });
+    child.succeeds();
+    // SAFETY: as above.
+    let flags = unsafe { libc::fcntl(memory.fd.as_raw_fd(), libc::F_GETFL) };
+    assert!(flags & libc::O_APPEND != 0, "it is so for this process as well");
+    for round in 0..3 {
+        for len in [CAPACITY / 4 + 1, CAPACITY, 3 * CAPACITY + round, 4 << 20] {
+            sender.try_send_bytes(&support::numbered(len)).unwrap();
+            assert!(receiver.try_recv_bytes().unwrap() == support::numbered(len), "{len} bytes");
+        }
+    }
+    assert!(support::memory_of_pipes() <= before + support::many::KEPT, "it is given back");
+}
+
 #[test]
 fn a_bell_that_is_no_unix_stream_socket_is_refused() {
     let _alone = alone();
@@ -813,16 +840,13 @@ fn a_bell_that_is_full_stays_armed() {
     let _alone = alone();
     let _watchdog = watchdog(30);
     let (mut receiver, mut sender, memory) = Mapping::simplex(4096);
-    let bell = sender.as_fd().as_raw_fd();
-    // SAFETY: one byte is read from a live array.
-    while unsafe { libc::send(bell, [0_u8].as_ptr().cast(), 1, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) } == 1 {}
+    stuff_up(&sender);
     let armed = || memory.control(NOT_EMPTY).load(Ordering::SeqCst) & ARMED != 0;
     assert!(armed(), "nobody has rung yet");
     sender.send_bytes(b"first").unwrap();
     assert!(armed(), "though there was no room for a byte");
     assert_eq!(receiver.recv_bytes().unwrap(), b"first");
     // Watched, and so silenced, it rings.
-    let readable = |receiver: &Receiver| support::poll_fd(receiver.as_fd(), libc::POLLIN, Duration::ZERO) != 0;
     assert!(!readable(&receiver));
     sender.send_bytes(b"second").unwrap();
     assert!(!armed() && readable(&receiver));
@@ -834,7 +858,6 @@ fn an_end_without_descriptors_leaves_the_receivers_own_descriptor_readable_for_w
     let _alone = alone();
     let _watchdog = watchdog(30);
     let (receiver, mut sender) = ringpipe::simplex().unwrap();
-    let readable = |receiver: &Receiver| support::poll_fd(receiver.as_fd(), libc::POLLIN, Duration::ZERO) != 0;
     assert!(!readable(&receiver));
     let (theirs, mut mine) = ringpipe::simplex().unwrap();
     sender.send_end(theirs).unwrap();
@@ -908,9 +931,7 @@ fn an_announced_end_that_never_comes_does_not_hold_the_receiver_for_ever() {
         for unread in [false, true] {
             let (receiver, sender) = announced();
             if unread {
-                // SAFETY: one byte is read from a live array.
-                let rung = unsafe { libc::send(receiver.as_fd().as_raw_fd(), [0_u8].as_ptr().cast(), 1, 0) };
-                assert_eq!(rung, 1);
+                assert!(stuff(&receiver));
             }
             let (child, ()) = fork_split((), (receiver, sender), |(mut receiver, sender)| {
                 drop(sender);

@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use ringpipe::{Builder, Receiver, RecvError, RecvIntoError, SendError, Sender, simplex};
-use support::{Child, Random, Script, Shared, alone, fork_copy, fork_split, poll_fd, watchdog};
+use support::{Child, Random, Script, Shared, alone, doing, fork_copy, fork_split, poll_fd, watchdog};
 
 const CAPACITY: usize = 16 << 10;
 /// Nothing here takes so long unless it hangs.
@@ -198,12 +198,6 @@ fn whole_messages_and_then_the_end_come_from_a_killed_sender() {
     }
     println!("senders killed while they send: {rounds} kills, {messages} messages received, {cuts} cut");
     assert!(messages > rounds as u64, "hardly anything was sent, so nothing was shown");
-}
-
-/// What a thread of this process is doing: the number of the system call it is in, or `running`.
-fn doing(thread: libc::pid_t) -> String {
-    let line = std::fs::read_to_string(format!("/proc/self/task/{thread}/syscall")).unwrap_or_default();
-    line.split_whitespace().next().unwrap_or("unknown").to_owned()
 }
 
 fn thread_id() -> libc::pid_t {

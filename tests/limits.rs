@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use ringpipe::{AttachError, BuildError, Builder, Connection, End, Receiver, RecvError, SendError, Sender};
-use support::{Script, Shared, alone, fork, fork_copy, fork_split, open_fds, watchdog};
+use support::{Script, Shared, alone, fork, fork_copy, fork_split, numbered, open_fds, stuff_up, watchdog};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -158,7 +158,7 @@ fn a_full_bell_keeps_nobody_from_sending_or_receiving() {
     let _alone = alone();
     let _watchdog = watchdog(60);
     let (receiver, sender) = Builder::new().spin(Duration::ZERO).simplex().unwrap();
-    fill(&sender);
+    stuff_up(&sender);
     let script = Script::short(1);
     let (child, mut sender) = fork_split(sender, receiver, |mut receiver| {
         for i in 0..100 {
@@ -179,7 +179,7 @@ fn a_full_bell_keeps_nobody_from_sending_or_receiving() {
         sender.send_bytes(script.message(i)).unwrap();
         assert!(start.elapsed() < Duration::from_secs(2), "a full bell held up a send for {:?}", start.elapsed());
     }
-    fill(&sender);
+    stuff_up(&sender);
     let (theirs, mut mine) = ringpipe::simplex().unwrap();
     sender.send_end(theirs).unwrap();
     mine.send_bytes(b"through the bell").unwrap();
@@ -187,20 +187,7 @@ fn a_full_bell_keeps_nobody_from_sending_or_receiving() {
     child.succeeds();
 }
 
-/// Fills the socket of a direction with bytes that stand for nothing.
-fn fill(sender: &Sender) {
-    let bell = sender.as_fd().as_raw_fd();
-    // SAFETY: one byte is read from a live array.
-    while unsafe { libc::send(bell, [0_u8].as_ptr().cast(), 1, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) } == 1 {}
-    assert_eq!(io::Error::last_os_error().kind(), io::ErrorKind::WouldBlock);
-}
-
 // --- lengths ----------------------------------------------------------------------------------------
-
-/// Sends bytes that tell their own place.
-fn numbered(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i % 251) as u8 ^ (i >> 12) as u8).collect()
-}
 
 #[test]
 fn messages_around_every_measure_of_the_ring_arrive_whole() {

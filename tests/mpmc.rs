@@ -3,162 +3,38 @@
 
 mod support;
 
-use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use ringpipe::mpmc::{Receiver, Sender, WriteGuard, simplex};
-use ringpipe::{BufferTooShort, BuildError, Builder, DEFAULT_CAPACITY, End, RecvError, RecvIntoError, SendError};
-use support::{Random, Script, Watchdog, alone, eventually, memory_of_pipes, open_fds, poll_fd, watchdog};
+use ringpipe::mpmc::{Receiver, Sender, simplex};
+use ringpipe::{BufferTooShort, BuildError, Builder, DEFAULT_CAPACITY, RecvError, RecvIntoError, SendError};
+use support::forms::Waits::{Ever, InTime, Never};
+use support::forms::{LONG, SHORT, lasting, message, recv_forms, send_forms};
+use support::many::{SMALL, attached, fill_up, small};
+use support::{Random, Script, eventually, guard, memory_of_pipes, open_fds, readable};
 
-/// A time-out that is meant to pass.
-const SHORT: Duration = Duration::from_millis(20);
-/// One that is not.
-const LONG: Duration = Duration::from_secs(20);
-/// The smallest ring there is.
-const SMALL: usize = 64 << 10;
-/// Of that, and what can be reserved there.
+/// What can be reserved in a ring of [`SMALL`] bytes.
 const QUARTER: usize = SMALL / 4;
-
-fn guard() -> (MutexGuard<'static, ()>, Watchdog) {
-    let alone = alone();
-    (alone, watchdog(60))
-}
-
-fn small() -> (Receiver, Sender) {
-    Builder::new().capacity(SMALL).mpmc().unwrap()
-}
-
-fn message(seed: usize, len: usize) -> Vec<u8> {
-    (0..len).map(|i| (seed * 31 + i * 7 + i / 251) as u8).collect()
-}
 
 /// Lengths around everything that changes with the length, up to several rings.
 const LENGTHS: [usize; 15] =
     [0, 1, 63, 64, 65, 127, 128, 1000, QUARTER - 1, QUARTER, QUARTER + 1, SMALL / 2, SMALL, SMALL + 1, 5 * SMALL + 3];
 
-/// Asserts that `call` takes at least as long as `least`, and not for ever.
-fn lasting<T>(least: Duration, what: &str, call: impl FnOnce() -> T) -> T {
-    let start = Instant::now();
-    let result = call();
-    let took = start.elapsed();
-    assert!(took >= least, "{what} returned after {took:?}, before {least:?}");
-    assert!(took < LONG / 2, "{what} took {took:?}");
-    result
-}
-
-/// Sends messages of 60 bytes, a cell each, until there is no room for another; returns how many.
-fn fill_up(sender: &Sender) -> usize {
-    let mut count = 0;
-    loop {
-        match sender.try_send_bytes(&message(count, 60)) {
-            Ok(()) => count += 1,
-            Err(SendError::Full) => return count,
-            Err(e) => panic!("{e}"),
-        }
-    }
-}
-
-/// A handle as another process would have it: with a membership of its own.
-fn attached<E: End>(end: E) -> E {
-    let (here, there) = UnixStream::pair().unwrap();
-    end.send_to(&here).unwrap();
-    E::recv_from(&there).unwrap()
-}
-
 // --- every form of every operation -------------------------------------------------------------------
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waits {
-    /// The plain form.
-    Ever,
-    /// `try_`.
-    Never,
-    /// `_timeout` and `_deadline`.
-    InTime,
-}
-
-use Waits::{Ever, InTime, Never};
-
-type Recvs = fn(&Receiver, Duration) -> Result<Vec<u8>, RecvError>;
-type Sends = fn(&Sender, &[u8], Duration) -> Result<(), SendError>;
-
-fn into(
-    receiver: &Receiver,
-    call: impl FnOnce(&Receiver, &mut [u8], usize) -> Result<usize, RecvIntoError>,
-) -> Result<Vec<u8>, RecvError> {
-    let mut buf = vec![0; 6 * SMALL];
-    match call(receiver, &mut buf, 5) {
-        Ok(len) => Ok(buf[5..][..len].to_vec()),
-        Err(RecvIntoError::Recv(e)) => Err(e),
-        Err(e) => panic!("{e}"),
-    }
-}
-
-const MAX: usize = 1 << 30;
-
-const RECV_FORMS: [(&str, Waits, Recvs); 18] = [
-    ("recv_bytes", Ever, |c, _| c.recv_bytes()),
-    ("try_recv_bytes", Never, |c, _| c.try_recv_bytes()),
-    ("recv_bytes_timeout", InTime, |c, t| c.recv_bytes_timeout(t)),
-    ("recv_bytes_deadline", InTime, |c, t| c.recv_bytes_deadline(Instant::now() + t)),
-    ("recv_bytes_max", Ever, |c, _| c.recv_bytes_max(MAX)),
-    ("try_recv_bytes_max", Never, |c, _| c.try_recv_bytes_max(MAX)),
-    ("recv_bytes_max_timeout", InTime, |c, t| c.recv_bytes_max_timeout(MAX, t)),
-    ("recv_bytes_max_deadline", InTime, |c, t| c.recv_bytes_max_deadline(MAX, Instant::now() + t)),
-    ("recv_bytes_into", Ever, |c, _| into(c, |c, buf, at| c.recv_bytes_into(buf, at))),
-    ("try_recv_bytes_into", Never, |c, _| into(c, |c, buf, at| c.try_recv_bytes_into(buf, at))),
-    ("recv_bytes_into_timeout", InTime, |c, t| into(c, |c, buf, at| c.recv_bytes_into_timeout(buf, at, t))),
-    ("recv_bytes_into_deadline", InTime, |c, t| {
-        into(c, |c, buf, at| c.recv_bytes_into_deadline(buf, at, Instant::now() + t))
-    }),
-    ("recv_guard", Ever, |c, _| c.recv_guard().map(|guard| guard.to_vec())),
-    ("try_recv_guard", Never, |c, _| c.try_recv_guard().map(|guard| guard.to_vec())),
-    ("recv_guard_timeout", InTime, |c, t| c.recv_guard_timeout(t).map(|guard| guard.to_vec())),
-    ("recv_guard_deadline", InTime, |c, t| c.recv_guard_deadline(Instant::now() + t).map(|guard| guard.to_vec())),
+recv_forms!(
+    &Receiver, 6 * SMALL;
     ("iter", Ever, |c, _| c.iter().next().unwrap_or(Err(RecvError::Disconnected))),
-    ("a clone's recv_bytes_timeout", InTime, |c, t| c.clone().recv_bytes_timeout(t)),
-];
-
-/// In three parts, one of them empty.
-fn parts(message: &[u8]) -> [IoSlice<'_>; 3] {
-    let (front, back) = message.split_at(message.len() / 3);
-    [front, &[], back].map(IoSlice::new)
-}
-
-/// In two parts.
-fn in_place(guard: Result<WriteGuard<'_>, SendError>, message: &[u8]) -> Result<(), SendError> {
-    let mut guard = guard?;
-    let (front, back) = message.split_at(message.len() / 3);
-    guard.write(front);
-    guard.write(back);
-    guard.commit()
-}
-
-const SEND_FORMS: [(&str, Waits, Sends); 13] = [
-    ("send_bytes", Ever, |c, m, _| c.send_bytes(m)),
-    ("try_send_bytes", Never, |c, m, _| c.try_send_bytes(m)),
-    ("send_bytes_timeout", InTime, |c, m, t| c.send_bytes_timeout(m, t)),
-    ("send_bytes_deadline", InTime, |c, m, t| c.send_bytes_deadline(m, Instant::now() + t)),
-    ("send_vectored", Ever, |c, m, _| c.send_vectored(&parts(m))),
-    ("try_send_vectored", Never, |c, m, _| c.try_send_vectored(&parts(m))),
-    ("send_vectored_timeout", InTime, |c, m, t| c.send_vectored_timeout(&parts(m), t)),
-    ("send_vectored_deadline", InTime, |c, m, t| c.send_vectored_deadline(&parts(m), Instant::now() + t)),
-    ("reserve", Ever, |c, m, _| in_place(c.reserve(m.len()), m)),
-    ("try_reserve", Never, |c, m, _| in_place(c.try_reserve(m.len()), m)),
-    ("reserve_timeout", InTime, |c, m, t| in_place(c.reserve_timeout(m.len(), t), m)),
-    ("reserve_deadline", InTime, |c, m, t| in_place(c.reserve_deadline(m.len(), Instant::now() + t), m)),
-    ("a clone's send_bytes_timeout", InTime, |c, m, t| c.clone().send_bytes_timeout(m, t)),
-];
+    ("a clone's recv_bytes_timeout", InTime, |c, t| c.clone().recv_bytes_timeout(t))
+);
+send_forms!(&Sender; ("a clone's send_bytes_timeout", InTime, |c, m, t| c.clone().send_bytes_timeout(m, t)));
 
 #[test]
 fn every_form_of_receiving_takes_one_message_and_leaves_the_next() {
     let _guard = guard();
-    for (name, _, recv) in RECV_FORMS {
+    for &(name, _, recv) in RECV_FORMS {
         let (receiver, sender) = small();
         for (i, len) in LENGTHS.into_iter().enumerate() {
             sender.try_send_bytes(&message(i, len)).unwrap();
@@ -172,7 +48,7 @@ fn every_form_of_receiving_takes_one_message_and_leaves_the_next() {
 #[test]
 fn every_form_of_sending_sends_one_whole_message_or_says_that_it_is_too_long_to_reserve() {
     let _guard = guard();
-    for (name, _, send) in SEND_FORMS {
+    for &(name, _, send) in SEND_FORMS {
         let (receiver, sender) = small();
         for (i, len) in LENGTHS.into_iter().enumerate() {
             let result = send(&sender, &message(i, len), LONG);
@@ -192,7 +68,7 @@ fn every_form_of_sending_sends_one_whole_message_or_says_that_it_is_too_long_to_
 #[test]
 fn every_form_of_receiving_that_finds_nothing_says_so_in_time_and_can_go_on() {
     let _guard = guard();
-    for (name, waits, recv) in RECV_FORMS {
+    for &(name, waits, recv) in RECV_FORMS {
         let (receiver, sender) = small();
         for i in 0..2 {
             match waits {
@@ -212,7 +88,7 @@ fn every_form_of_receiving_that_finds_nothing_says_so_in_time_and_can_go_on() {
 #[test]
 fn every_form_of_sending_that_finds_no_room_says_so_in_time_and_sends_nothing() {
     let _guard = guard();
-    for (name, waits, send) in SEND_FORMS {
+    for &(name, waits, send) in SEND_FORMS {
         let (receiver, sender) = small();
         let count = fill_up(&sender);
         assert_eq!(count, SMALL / 64);
@@ -237,7 +113,7 @@ fn every_form_of_sending_that_finds_no_room_says_so_in_time_and_sends_nothing() 
 #[test]
 fn every_form_of_receiving_gets_what_was_sent_and_then_end_of_file_for_ever() {
     let _guard = guard();
-    for (name, _, recv) in RECV_FORMS {
+    for &(name, _, recv) in RECV_FORMS {
         let (receiver, sender) = small();
         let last = sender.clone();
         sender.send_bytes(b"last words").unwrap();
@@ -257,7 +133,7 @@ fn every_form_of_receiving_gets_what_was_sent_and_then_end_of_file_for_ever() {
 #[test]
 fn every_form_of_sending_gets_a_broken_pipe_for_ever_once_all_receivers_are_closed() {
     let _guard = guard();
-    for (name, _, send) in SEND_FORMS {
+    for &(name, _, send) in SEND_FORMS {
         let (receiver, sender) = small();
         let last = receiver.clone();
         receiver.close();
@@ -298,7 +174,7 @@ fn blocked<T: Send>(parked: bool, call: impl FnOnce() -> T + Send, then: impl Fn
 fn every_form_that_waits_is_woken_by_a_message_by_room_and_by_the_end_of_the_other_side() {
     let _guard = guard();
     for parked in [false, true] {
-        for (name, waits, recv) in RECV_FORMS {
+        for &(name, waits, recv) in RECV_FORMS {
             if waits != Never {
                 let (receiver, sender) = small();
                 let got = blocked(parked, || recv(&receiver, LONG), || sender.send_bytes(b"awake").unwrap());
@@ -307,7 +183,7 @@ fn every_form_that_waits_is_woken_by_a_message_by_room_and_by_the_end_of_the_oth
                 assert!(matches!(got, Err(RecvError::Disconnected)), "{name}: {got:?}");
             }
         }
-        for (name, waits, send) in SEND_FORMS {
+        for &(name, waits, send) in SEND_FORMS {
             if waits != Never {
                 let (receiver, sender) = small();
                 fill_up(&sender);
@@ -607,7 +483,7 @@ fn a_longer_message_than_allowed_ends_this_handle_and_stays_for_others() {
             let right = matches!(what, Err(RecvError::TooLong { len: l, max }) if l == len as u64 && max == len - 1);
             assert!(right, "{name}, {len} bytes: {what:?}");
             // A clone of a handle that has ended receives.
-            for (form, _, recv) in RECV_FORMS.into_iter().filter(|(form, ..)| !form.starts_with("a clone")) {
+            for (form, _, recv) in RECV_FORMS.iter().copied().filter(|(form, ..)| !form.starts_with("a clone")) {
                 let what = recv(&receiver, LONG);
                 let over = form == "iter" && matches!(what, Err(RecvError::Disconnected));
                 assert!(over || matches!(what, Err(RecvError::Ended)), "{form}: {what:?}");
@@ -912,7 +788,7 @@ fn the_memory_of_a_long_message_is_given_back_once_it_is_received() {
     let most = (2 * SMALL) as u64;
     let mut buf = vec![0; LEN];
     let sent = message(5, LEN);
-    for (name, _, recv) in RECV_FORMS.into_iter().filter(|(name, ..)| !name.contains("into")) {
+    for (name, _, recv) in RECV_FORMS.iter().copied().filter(|(name, ..)| !name.contains("into")) {
         sender.send_bytes(&sent).unwrap();
         assert!(memory_of_pipes() >= LEN as u64 - most, "it lies in memory: {} bytes", memory_of_pipes());
         assert!(recv(&receiver, LONG).unwrap() == sent, "{name}");
@@ -1000,14 +876,10 @@ mod values {
 
 // --- the descriptor ----------------------------------------------------------------------------------------
 
-fn readable(end: &impl AsFd) -> bool {
-    poll_fd(end.as_fd(), libc::POLLIN, Duration::ZERO) != 0
-}
-
 #[test]
 fn the_descriptor_is_readable_exactly_while_something_can_be_received() {
     let _guard = guard();
-    for (name, waits, recv) in RECV_FORMS {
+    for &(name, waits, recv) in RECV_FORMS {
         let (receiver, sender) = small();
         let number = receiver.as_fd().as_raw_fd();
         assert!(!readable(&receiver), "{name}: fresh");

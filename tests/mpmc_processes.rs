@@ -6,69 +6,27 @@
 mod support;
 
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
-use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ringpipe::mpmc::{Receiver, Sender, simplex};
-use ringpipe::{AttachError, Builder, End, RecvError, SendError};
+use ringpipe::{AttachError, End, RecvError, SendError};
+use support::forms::{is_broken, is_eof, timed_out};
+use support::many::{KEPT, SMALL, attached, fill_up, receiving, sending, small};
+use support::programs::{PIPE, program, role};
 use support::{
-    Call, Child, Script, Shared, Watchdog, alone, await_call, eventually, fork, fork_copy, fork_split, median,
-    memory_of_pipes, nanos, watchdog,
+    Call, Child, LEAVES, Leave, Script, Shared, await_call, eventually, for_ever, fork, fork_copy, fork_split, guard,
+    median, memory_files, memory_of_pipes, nanos,
 };
 
 /// Nothing takes so long unless somebody is stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Long enough for whatever is to be seen to be wrong.
 const MOMENT: Duration = Duration::from_millis(30);
-/// The smallest ring there is.
-const SMALL: usize = 64 << 10;
 /// What a blocked call may take to notice a death, on a machine that does other things as well: the median of several.
 const SOON: u64 = 25_000_000;
 
-fn guard() -> (MutexGuard<'static, ()>, Watchdog) {
-    let alone = alone();
-    (alone, watchdog(60))
-}
-
-fn small() -> (Receiver, Sender) {
-    Builder::new().capacity(SMALL).mpmc().unwrap()
-}
-
-fn is_eof<T>(result: &Result<T, RecvError>) -> bool {
-    matches!(result, Err(RecvError::Disconnected))
-}
-
-fn is_broken<T>(result: &Result<T, SendError>) -> bool {
-    matches!(result, Err(SendError::Disconnected))
-}
-
-fn timed_out<T>(result: &Result<T, RecvError>) -> bool {
-    matches!(result, Err(RecvError::TimedOut))
-}
-
-/// Sends messages of a cell each until there is no room for another; returns how many.
-fn fill_up(sender: &Sender) -> usize {
-    (0..).take_while(|_| sender.try_send_bytes(&[7; 60]).is_ok()).count()
-}
-
-/// For a process that is to be killed.
-fn for_ever() -> i32 {
-    loop {
-        std::thread::sleep(Duration::from_secs(1));
-    }
-}
-
 // --- who is there --------------------------------------------------------------------------------------
-
-#[derive(Clone, Copy, Debug)]
-enum Leave {
-    Drop,
-    Exit,
-    Killed,
-}
-
-const LEAVES: [Leave; 3] = [Leave::Drop, Leave::Exit, Leave::Killed];
 
 /// A child that holds `end`, uses it at once, and leaves when the word at `n` is set.
 fn hold<E>(end: E, go: &Shared, n: usize, how: Leave, first: impl FnOnce(&E)) -> (Child, E) {
@@ -208,22 +166,6 @@ fn neither_end_of_file_nor_a_broken_pipe_comes_while_one_copy_is_left_and_both_d
         assert!(sender.is_disconnected() && is_broken(&sender.try_send_bytes(b"")));
         drop(b);
     }
-}
-
-/// A child with the receiving end only.
-fn receiving(ends: (Receiver, Sender), body: impl FnOnce(Receiver) -> i32) -> (Child, (Receiver, Sender)) {
-    fork_copy(ends, |(receiver, sender)| {
-        drop(sender);
-        body(receiver)
-    })
-}
-
-/// A child with the sending end only.
-fn sending(ends: (Receiver, Sender), body: impl FnOnce(Sender) -> i32) -> (Child, (Receiver, Sender)) {
-    fork_copy(ends, |(receiver, sender)| {
-        drop(receiver);
-        body(sender)
-    })
 }
 
 /// Three processes are blocked when the last of the other side is killed. Returns the nanoseconds that the slowest of them took.
@@ -442,8 +384,6 @@ fn a_stopped_readers_message_keeps_its_room_and_a_killed_ones_is_given_to_who_wa
 // --- long messages -----------------------------------------------------------------------------------------
 
 const LONG_MESSAGE: usize = 48 << 20;
-/// What stays in use at most: a MiB of each window.
-const KEPT: u64 = 5 << 20;
 
 /// The ring goes on: what the dead had is taken away, and what they left outside of the ring is given back.
 fn once_round(receiver: &Receiver, sender: &Sender) {
@@ -705,26 +645,194 @@ fn guards_that_are_leaked_are_given_back_when_their_process_closes_its_last_hand
     drop(child);
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Keeps {
+    Both,
+    Receiver,
+    Sender,
+}
+
+/// What a child with both ends of one pipe does with them, before its parent leaves and after it; `ready` in between. It drops what it does not keep.
+fn with_both(keeps: Keeps, receiver: Receiver, sender: Sender, ready: impl FnOnce()) {
+    sender.send_bytes(b"to myself").unwrap();
+    assert_eq!(receiver.recv_bytes().unwrap(), b"to myself");
+    match keeps {
+        Keeps::Both => {
+            ready();
+            // The last of both sides, which it cannot take for gone.
+            assert!(timed_out(&receiver.recv_bytes_timeout(MOMENT)) && !sender.is_disconnected());
+            sender.send_bytes(b"still to myself").unwrap();
+            assert_eq!(receiver.recv_bytes().unwrap(), b"still to myself");
+            fill_up(&sender);
+            assert!(matches!(sender.send_bytes_timeout(b"", MOMENT), Err(SendError::TimedOut)));
+            drop(sender);
+            assert_eq!(receiver.try_iter().map(Result::unwrap).count(), SMALL / 64);
+            assert!(is_eof(&receiver.recv_bytes()));
+        }
+        Keeps::Receiver => {
+            drop(sender);
+            assert!(timed_out(&receiver.recv_bytes_timeout(MOMENT)), "the parent has a sender");
+            ready();
+            assert!(is_eof(&receiver.recv_bytes()) && is_eof(&receiver.try_recv_bytes()));
+        }
+        Keeps::Sender => {
+            drop(receiver);
+            fill_up(&sender);
+            assert!(!sender.is_disconnected(), "the parent has a receiver");
+            ready();
+            assert!(is_broken(&sender.send_bytes(b"")) && is_broken(&sender.try_send_bytes(b"")));
+            assert!(sender.is_disconnected());
+        }
+    }
+}
+
+#[test]
+fn a_child_that_inherits_both_ends_learns_what_is_true_when_its_parent_closes_them_and_not_before() {
+    const READY: usize = 1;
+    const GONE: usize = 2;
+    const DONE: usize = 3;
+    let _guard = guard();
+    for how in LEAVES {
+        for keeps in [Keeps::Both, Keeps::Receiver, Keeps::Sender] {
+            let shared = Shared::new();
+            let (parent, ()) = fork_split((), small(), |ends| {
+                let (child, ends) = fork_copy(ends, |(receiver, sender)| {
+                    with_both(keeps, receiver, sender, || {
+                        shared.set(READY, 1);
+                        // Whoever keeps one end is blocked meanwhile.
+                        if matches!(keeps, Keeps::Both) {
+                            shared.await_at_least(GONE, 1);
+                        }
+                    });
+                    shared.set(DONE, 1);
+                    0
+                });
+                std::mem::forget(child);
+                shared.await_at_least(0, 1);
+                match how {
+                    Leave::Exit => 0,
+                    Leave::Killed => for_ever(),
+                    Leave::Drop => {
+                        drop(ends);
+                        shared.set(200, 1);
+                        for_ever()
+                    }
+                }
+            });
+            eventually("the child has the ends that it keeps", || shared.get(READY) == 1);
+            std::thread::sleep(MOMENT);
+            assert_eq!(shared.get(DONE), 0, "{how:?}, {keeps:?}: before the parent had closed anything");
+            leave(&parent, &shared, 0, how);
+            shared.set(GONE, 1);
+            eventually("the child has learnt it", || shared.get(DONE) == 1);
+        }
+    }
+}
+
+// --- forks in the midst of it -----------------------------------------------------------------------------
+
+/// How many members the pipe has whose memory file this process has open, which must be one only: each has locked a byte of it.
+fn members() -> usize {
+    let [file] = memory_files()[..] else {
+        panic!("one pipe, and one copy of its file for each side: {:?}", memory_files())
+    };
+    let locked = |byte: &u32| {
+        // SAFETY: a structure of integers.
+        let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+        (lock.l_type, lock.l_whence) = (libc::F_WRLCK as _, libc::SEEK_SET as _);
+        (lock.l_start, lock.l_len) = (*byte as _, 1);
+        // SAFETY: the descriptor is open, and the command takes such a structure.
+        assert_eq!(unsafe { libc::fcntl(file, libc::F_OFD_GETLK, &mut lock) }, 0);
+        i32::from(lock.l_type) != libc::F_UNLCK
+    };
+    (0..1024).filter(locked).count()
+}
+
+/// Several threads attach to a pipe, or use for the first time what they inherited, while others fork; and each child takes part, or does not, and lives
+/// on when that process is killed, whose membership must not live on in any of them.
+#[test]
+fn children_forked_while_other_threads_attach_are_members_by_themselves_and_keep_nobody_elses_membership_alive() {
+    const ROUNDS: usize = 4;
+    const ATTACHERS: u64 = 2;
+    const FORKERS: u64 = 2;
+    const EACH: u64 = 40;
+    /// Words: what is done, how many children take part, the longest that one of them took, and their pids.
+    const READY: usize = 0;
+    const TAKING_PART: usize = 1;
+    const SLOWEST: usize = 2;
+    const PIDS: usize = 16;
+    let _guard = guard();
+    for _ in 0..ROUNDS {
+        let shared = Shared::new();
+        let (receiver, sender) = small();
+        let ours = members();
+        let child_of = |forker: u64, n: u64, sender: &Sender| {
+            let child = fork(|| {
+                if n % 2 == 0 {
+                    let start = nanos();
+                    sender.send_bytes(&[forker * EACH + n, 1].map(u64::to_le_bytes).concat()).unwrap();
+                    shared.word(SLOWEST).fetch_max(nanos() - start, Ordering::SeqCst);
+                    shared.word(TAKING_PART).fetch_add(1, Ordering::SeqCst);
+                }
+                for_ever()
+            });
+            shared.set(PIDS + (forker * EACH + n) as usize, child.pid as u64);
+            std::mem::forget(child);
+        };
+        let (parent, (receiver, _sender)) = fork_copy((receiver, sender), |(receiver, sender)| {
+            drop(receiver);
+            let (sender, child_of) = (&sender, &child_of);
+            let kept: Vec<Sender> = std::thread::scope(|scope| {
+                for forker in 0..FORKERS {
+                    scope.spawn(move || (0..EACH).for_each(|n| child_of(forker, n, sender)));
+                }
+                let attachers: Vec<_> = (0..ATTACHERS)
+                    .map(|attacher| {
+                        scope.spawn(move || {
+                            // All attachers at once, and while a child is being forked.
+                            sender.send_bytes(&[attacher, 2].map(u64::to_le_bytes).concat()).unwrap();
+                            let attach = |n| (n, attached(sender.clone()));
+                            // Half of them stay.
+                            (0..EACH).map(attach).filter(|(n, _)| n % 2 == 0).map(|(_, end)| end).collect::<Vec<_>>()
+                        })
+                    })
+                    .collect();
+                attachers.into_iter().flat_map(|attacher| attacher.join().unwrap()).collect()
+            });
+            shared.set(READY, kept.len() as u64);
+            for_ever()
+        });
+        eventually("all are forked and attached", || shared.get(READY) > 0);
+        let taking_part = FORKERS * EACH / 2;
+        eventually("the children take part", || shared.get(TAKING_PART) == taking_part);
+        // Those that were forked, their parent with what it inherited, and what it attached.
+        assert_eq!(members() - ours, (taking_part + 1 + shared.get(READY)) as usize, "each has a number of its own");
+        let mut got: Vec<Vec<u8>> = receiver.try_iter().map(Result::unwrap).collect();
+        got.sort_unstable();
+        got.dedup();
+        assert_eq!(got.len() as u64, taking_part + ATTACHERS);
+        // Where the gate is left locked behind a child's back, that waits for two seconds and more.
+        let slowest = Duration::from_nanos(shared.get(SLOWEST));
+        assert!(slowest < Duration::from_millis(1500), "a child was stuck for {slowest:?}");
+        parent.kill();
+        parent.wait();
+        assert_eq!(members() - ours, taking_part as usize, "the dead are not alive in their children");
+        for i in 0..(FORKERS * EACH) as usize {
+            // SAFETY: it is our grandchild, which lives until now.
+            unsafe { libc::kill(shared.get(PIDS + i) as libc::pid_t, libc::SIGKILL) };
+        }
+        eventually("nobody is left", || members() == ours);
+    }
+}
+
 // --- hand-over -----------------------------------------------------------------------------------------------
 
-const ROLE: &str = "RINGPIPE_TEST_ROLE";
-const PIPE: &str = "RINGPIPE_TEST_PIPE";
 const OTHER: &str = "RINGPIPE_TEST_OTHER_PIPE";
-
-/// This test binary, to be run again as a program that plays `role`.
-fn program(role: &str) -> Command {
-    let mut command = support::command(std::env::current_exe().unwrap());
-    command.args(["as_another_program", "--exact", "--nocapture", "--test-threads=1"]).env(ROLE, role);
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    command
-}
 
 /// Not a test by itself: what the program does that other tests start.
 #[test]
 fn as_another_program() {
-    let Ok(role) = std::env::var(ROLE) else { return };
-    // SAFETY: no preconditions.
-    unsafe { libc::alarm(30) };
+    let Some(role) = role() else { return };
     match role.as_str() {
         "work" => {
             let (requests, answers) = (Receiver::from_env(PIPE).unwrap(), Sender::from_env(OTHER).unwrap());

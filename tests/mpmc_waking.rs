@@ -6,46 +6,20 @@ mod support;
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ringpipe::mpmc::{Receiver, Sender};
 use ringpipe::{AttachError, Builder, End, RecvError, SendError};
+use support::many::{SMALL, attached, receiving, sending, small};
 use support::{
-    Call, Child, Random, Shared, Watchdog, alone, await_call, call_number, doing, eventually, fork, fork_copy, median,
-    nanos, pin, poll_fd, skip, sleeps, watchdog,
+    Call, Child, Random, Shared, await_call, call_number, doing, eventually, fork, guard, guard_for, is_alive, median,
+    nanos, pin, poll_fd, skip, sleeps,
 };
 
 /// Nothing takes so long unless somebody is stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
 const MOMENT: Duration = Duration::from_millis(30);
-const SMALL: usize = 64 << 10;
-
-fn guard(seconds: u32) -> (MutexGuard<'static, ()>, Watchdog) {
-    let alone = alone();
-    (alone, watchdog(seconds))
-}
-
-fn small() -> (Receiver, Sender) {
-    Builder::new().capacity(SMALL).mpmc().unwrap()
-}
-
-/// A child with the receiving end only.
-fn receiving(ends: (Receiver, Sender), body: impl FnOnce(Receiver) -> i32) -> (Child, (Receiver, Sender)) {
-    fork_copy(ends, |(receiver, sender)| {
-        drop(sender);
-        body(receiver)
-    })
-}
-
-/// A child with the sending end only.
-fn sending(ends: (Receiver, Sender), body: impl FnOnce(Sender) -> i32) -> (Child, (Receiver, Sender)) {
-    fork_copy(ends, |(receiver, sender)| {
-        drop(receiver);
-        body(sender)
-    })
-}
 
 // --- one message, many who wait ------------------------------------------------------------------------
 
@@ -80,7 +54,7 @@ fn await_deep_sleep(children: &[Child]) {
 fn one_message_wakes_two_or_three_of_six_who_sleep_and_one_of_them_gets_it_soon() {
     const SLEEPERS: usize = 6;
     const MESSAGES: u64 = 40;
-    let _guard = guard(60);
+    let _guard = guard();
     let shared = Shared::new();
     let mut ends = small();
     let mut children = Vec::new();
@@ -114,7 +88,7 @@ fn one_message_wakes_two_or_three_of_six_who_sleep_and_one_of_them_gets_it_soon(
 #[test]
 fn a_message_is_received_within_some_milliseconds_though_any_one_of_those_who_sleep_is_killed() {
     const SLEEPERS: usize = 6;
-    let _guard = guard(120);
+    let _guard = guard_for(120);
     for stopped_first in [false, true] {
         let shared = Shared::new();
         let mut ends = small();
@@ -164,7 +138,7 @@ fn a_message_is_received_within_some_milliseconds_though_any_one_of_those_who_sl
 #[test]
 fn a_message_is_received_within_some_milliseconds_though_a_whole_process_of_sleepers_is_killed() {
     const ROUNDS: u64 = 6;
-    let _guard = guard(60);
+    let _guard = guard();
     let shared = Shared::new();
     let mut ends = small();
     let (mut took, mut received) = (Vec::new(), 0);
@@ -213,7 +187,7 @@ fn a_message_is_received_within_some_milliseconds_though_a_whole_process_of_slee
 #[test]
 fn receivers_that_sleep_wake_up_about_once_a_second() {
     const SECONDS: u64 = 3;
-    let _guard = guard(60);
+    let _guard = guard();
     let shared = Shared::new();
     let mut ends = small();
     let mut children = Vec::new();
@@ -237,7 +211,7 @@ fn receivers_that_sleep_wake_up_about_once_a_second() {
 #[test]
 fn a_burst_of_messages_keeps_all_sleepers_busy() {
     const SLEEPERS: usize = 4;
-    let _guard = guard(60);
+    let _guard = guard();
     let shared = Shared::new();
     let mut ends = small();
     let mut children = Vec::new();
@@ -277,6 +251,137 @@ fn a_burst_of_messages_keeps_all_sleepers_busy() {
     assert!(got.iter().all(|&got| got >= 5), "{got:?}");
 }
 
+// --- wake-ups that are not used --------------------------------------------------------------------------
+
+/// Words of [`Shared`]: how many took nothing, and when the message was received.
+const DECLINED: usize = 0;
+const GOT: usize = 1;
+
+/// What a message may take by way of several who were woken, on a machine that does other things as well: the median of several.
+const SOON: u64 = 25_000_000;
+
+/// Waits until the process has been asleep, beside the one that watches the bell, for longer than a slice; or has ended.
+fn await_long_sleep(child: &Child) {
+    let futex = call_number(Call::Futex);
+    eventually("it is asleep for long", || {
+        let before = is_alive(child.pid).then(|| sleeps(child.pid));
+        std::thread::sleep(Duration::from_millis(12));
+        let call = doing(child.pid);
+        let now = is_alive(child.pid).then(|| sleeps(child.pid));
+        now.is_none() || now == before && (call == futex || call == "unknown")
+    });
+}
+
+/// A pipe on which nobody answers but those who sleep on the futex, who are woken in the order in which they fell asleep: the one that watches the bell
+/// for them is stopped.
+fn with_a_stopped_watcher() -> (Child, (Receiver, Sender)) {
+    let (watcher, ends) = receiving(small(), |receiver| i32::from(receiver.recv_bytes().is_err()));
+    await_call(watcher.pid, &[Call::Park]);
+    watcher.stop();
+    (watcher, ends)
+}
+
+/// A child that receives one message, and says when.
+fn taker(ends: (Receiver, Sender), shared: &Shared) -> (Child, (Receiver, Sender)) {
+    let (child, ends) = receiving(ends, |receiver| {
+        let got = receiver.recv_bytes_timeout(PATIENCE);
+        shared.set(GOT, nanos());
+        i32::from(got.is_err())
+    });
+    await_long_sleep(&child);
+    (child, ends)
+}
+
+/// Two who are woken first take nothing, and say so if they were. Returns the nanoseconds that the message took to the third; none if it came first.
+fn passed_on(declines: impl Fn(&Receiver) -> bool) -> Option<u64> {
+    const FIRST: usize = 2;
+    let shared = Shared::new();
+    let (_watcher, mut ends) = with_a_stopped_watcher();
+    let mut first = Vec::new();
+    for _ in 0..FIRST {
+        let child;
+        (child, ends) = receiving(ends, |receiver| {
+            let declined = declines(&receiver);
+            shared.word(DECLINED).fetch_add(declined.into(), Ordering::SeqCst);
+            i32::from(!declined)
+        });
+        await_long_sleep(&child);
+        first.push(child);
+    }
+    let (last, (_receiver, sender)) = taker(ends, &shared);
+    let start = nanos();
+    sender.send_bytes(b"for the last").unwrap();
+    last.succeeds();
+    // They say so after they have passed it on. If the machine was busy, they had fallen asleep anew, behind the last.
+    let end = Instant::now() + 3 * MOMENT;
+    while shared.get(DECLINED) < FIRST as u64 && Instant::now() < end {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    (shared.get(DECLINED) == FIRST as u64).then(|| shared.get(GOT) - start)
+}
+
+#[test]
+fn whoever_is_woken_by_a_message_and_does_not_take_it_wakes_another() {
+    const ROUNDS: usize = 9;
+    let _guard = guard();
+    type Declines = fn(&Receiver) -> bool;
+    let ways: [(&str, Declines); 3] = [
+        ("poll", |receiver| receiver.poll(None).unwrap()),
+        ("poll with a time-out", |receiver| receiver.poll(Some(PATIENCE)).unwrap()),
+        ("a limit on the length", |receiver| matches!(receiver.recv_bytes_max(5), Err(RecvError::TooLong { .. }))),
+    ];
+    for (way, declines) in ways {
+        let took: Vec<u64> = (0..ROUNDS).filter_map(|_| passed_on(declines)).collect();
+        assert!(took.len() > ROUNDS / 3, "{way}: hardly anybody was woken first, so nothing was shown: {took:?}");
+        println!("{way}: passed on and received after {} µs", median(&took) / 1000);
+        assert!(median(&took) < SOON, "{way}: {took:?}");
+        // Not the second after which the last would look by itself.
+        assert!(took.iter().all(|&took| took < 300_000_000), "{way}: {took:?}");
+    }
+}
+
+/// Woken at the moment at which its time is up, a receiver takes the message or leaves the wake-up to another.
+#[test]
+fn a_message_is_received_soon_though_the_one_who_is_woken_for_it_times_out_at_that_moment() {
+    const ROUNDS: u64 = 40;
+    let _guard = guard();
+    let (mut timed_out, mut took) = (0, Vec::new());
+    for round in 0..ROUNDS {
+        let shared = Shared::new();
+        let (_watcher, ends) = with_a_stopped_watcher();
+        let deadline = Instant::now() + Duration::from_millis(120);
+        let (first, ends) = receiving(ends, |receiver| match receiver.recv_bytes_deadline(deadline) {
+            Ok(_) => {
+                shared.set(GOT, nanos());
+                0
+            }
+            Err(e) => {
+                shared.set(DECLINED, 1);
+                i32::from(!matches!(e, RecvError::TimedOut))
+            }
+        });
+        await_long_sleep(&first);
+        let (_last, (_receiver, sender)) = taker(ends, &shared);
+        // From well before it times out to after it: the kernel takes its time, and how much is not known.
+        let moment = deadline - Duration::from_micros(50) + Duration::from_micros(200 * round / ROUNDS);
+        if Instant::now() > moment {
+            continue;
+        }
+        while Instant::now() < moment {
+            std::hint::spin_loop();
+        }
+        let start = nanos();
+        sender.send_bytes(b"for either").unwrap();
+        first.succeeds();
+        shared.await_at_least(GOT, 1);
+        timed_out += shared.get(DECLINED);
+        took.push(shared.get(GOT) - start);
+    }
+    println!("{timed_out} of {} timed out; received after {} µs", took.len(), median(&took) / 1000);
+    assert!(took.len() as u64 > ROUNDS / 3, "hardly ever was there time for it, so nothing was shown");
+    assert!(took.iter().all(|&took| took < 300_000_000), "{took:?}");
+}
+
 // --- descriptors ----------------------------------------------------------------------------------------------
 
 #[test]
@@ -288,7 +393,7 @@ fn all_who_watch_the_descriptor_see_a_message_and_one_gets_it() {
     const DONE: usize = 2;
     const ROUND: usize = 3;
     const SILENT: usize = 4;
-    let _guard = guard(60);
+    let _guard = guard();
     let shared = Shared::new();
     let mut ends = small();
     let mut children = Vec::new();
@@ -338,7 +443,7 @@ fn all_who_watch_the_descriptor_see_a_message_and_one_gets_it() {
 #[test]
 fn event_loops_of_several_processes_miss_nothing_while_others_block() {
     const ROUNDS: u64 = 2_000;
-    let _guard = guard(60);
+    let _guard = guard();
     let shared = Shared::new();
     let mut ends = small();
     let mut children = Vec::new();
@@ -391,7 +496,7 @@ fn fairness_none_of_four_senders_and_four_receivers_gets_less_than_a_twentieth_o
     const SIDE: usize = 4;
     const OVER: usize = 8;
     let seconds = std::env::var("RINGPIPE_FAIR_SECONDS").map_or(2.0, |n| n.parse().expect("a number of seconds"));
-    let _guard = guard(60 + seconds as u32);
+    let _guard = guard_for(60 + seconds as u32);
     let shared = Shared::new();
     let mut ends = small();
     let mut children = Vec::new();
@@ -436,7 +541,7 @@ fn fairness_none_of_four_senders_and_four_receivers_gets_less_than_a_twentieth_o
 fn processes_come_and_go_by_the_hundred_and_nothing_is_lost() {
     const COUNT: usize = if cfg!(debug_assertions) { 400 } else { 1_200 };
     const AT_A_TIME: usize = 24;
-    let _guard = guard(120);
+    let _guard = guard_for(120);
     // For each child: 1 before it sends, 2 after. Behind them, how often its message was received.
     let shared = Shared::with_words(2 * COUNT);
     let mut ends = small();
@@ -524,17 +629,12 @@ const SIDES: usize = 1024;
 
 /// So many more senders, each as if of another process.
 fn crowd(sender: &Sender, count: usize) -> Vec<Sender> {
-    let (here, there) = UnixStream::pair().unwrap();
-    let attach = |_| {
-        sender.clone().send_to(&here).unwrap();
-        Sender::recv_from(&there).unwrap()
-    };
-    (0..count).map(attach).collect()
+    (0..count).map(|_| attached(sender.clone())).collect()
 }
 
 #[test]
 fn as_many_sides_as_there_are_numbers_take_part_and_one_more_is_refused() {
-    let _guard = guard(60);
+    let _guard = guard();
     if !may_have_descriptors(2 * SIDES as u64 + 200) {
         return skip("as many sides as there can be", "not so many descriptors are allowed");
     }
@@ -577,7 +677,7 @@ fn as_many_sides_as_there_are_numbers_take_part_and_one_more_is_refused() {
 /// One number is free, so whoever comes gets that of the last who was killed.
 #[test]
 fn who_gets_the_number_of_a_killed_one_does_not_keep_what_that_held() {
-    let _guard = guard(60);
+    let _guard = guard();
     if !may_have_descriptors(2 * SIDES as u64 + 200) {
         return skip("the number of a killed one", "not so many descriptors are allowed");
     }
@@ -625,7 +725,7 @@ fn who_gets_the_number_of_a_killed_one_does_not_keep_what_that_held() {
 #[cfg(target_pointer_width = "64")]
 #[test]
 fn who_gets_the_number_of_a_killed_one_finds_what_that_held_though_others_go_round_meanwhile() {
-    let _guard = guard(120);
+    let _guard = guard_for(120);
     if !may_have_descriptors(2 * SIDES as u64 + 200) {
         return skip("the number of a killed one", "not so many descriptors are allowed");
     }

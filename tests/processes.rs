@@ -12,14 +12,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ringpipe::{AttachError, Builder, Connection, End, Receiver, RecvError, SendError, Sender};
+use support::forms::is_eof;
+use support::programs::{PIPE, program, role};
 use support::{Script, Shared, alone, fork, fork_copy, fork_split, open_fds, poll_fd, watchdog};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const MOMENT: Duration = Duration::from_millis(30);
-
-fn is_eof<T>(result: &Result<T, RecvError>) -> bool {
-    matches!(result, Err(RecvError::Disconnected))
-}
 
 // --- copies made by fork -------------------------------------------------------------------------------
 
@@ -308,23 +306,10 @@ fn a_storm_of_signals_does_not_disturb_a_hand_over() {
 
 // --- exec ---------------------------------------------------------------------------------------------
 
-const ROLE: &str = "RINGPIPE_TEST_ROLE";
-const PIPE: &str = "RINGPIPE_TEST_PIPE";
-
-/// This test binary, to be run again as a program that plays `role`.
-fn program(role: &str) -> Command {
-    let mut command = support::command(std::env::current_exe().unwrap());
-    command.args(["as_another_program", "--exact", "--nocapture", "--test-threads=1"]).env(ROLE, role);
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    command
-}
-
 /// Not a test by itself: what the program does that other tests start.
 #[test]
 fn as_another_program() {
-    let Ok(role) = std::env::var(ROLE) else { return };
-    // SAFETY: no preconditions.
-    unsafe { libc::alarm(30) };
+    let Some(role) = role() else { return };
     match role.as_str() {
         "echo" => {
             let mut end = Connection::from_env(PIPE).unwrap();

@@ -8,27 +8,18 @@ mod support;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use ringpipe::{
     AttachError, BufferTooShort, BuildError, Builder, Connection, DEFAULT_CAPACITY, Receiver, RecvError, RecvIntoError,
     SendError, Sender, pipe, simplex,
 };
-use support::{Script, Shared, Watchdog, alone, fork, fork_copy, fork_split, open_fds, poll_fd, watchdog};
+use support::forms::Waits::{Ever, InTime, Never};
+use support::forms::{LONG, SHORT, fill_by, lasting, message, parts, recv_forms, send_forms};
+use support::{LEAVES, Leave, Script, Shared, fork, fork_copy, fork_split, guard, open_fds, poll_fd, readable, stuff};
 
-/// A time-out that is meant to pass.
-const SHORT: Duration = Duration::from_millis(20);
-/// One that is not.
-const LONG: Duration = Duration::from_secs(20);
 /// The smallest ring there is.
 const SMALL: usize = 4096;
-
-/// For the start of every test here: their pipes must not be inherited by another's children.
-fn guard() -> (MutexGuard<'static, ()>, Watchdog) {
-    let alone = alone();
-    (alone, watchdog(60))
-}
 
 fn small_pipe() -> (Connection, Connection) {
     Builder::new().capacity(SMALL).pipe().unwrap()
@@ -38,116 +29,23 @@ fn small_simplex() -> (Receiver, Sender) {
     Builder::new().capacity(SMALL).simplex().unwrap()
 }
 
-fn message(seed: usize, len: usize) -> Vec<u8> {
-    (0..len).map(|i| (seed * 31 + i * 7 + i / 251) as u8).collect()
-}
-
 /// Lengths around everything that changes with the length, for a ring of [`SMALL`] bytes; each fits in an empty one.
 const LENGTHS: [usize; 13] = [0, 1, 7, 8, 9, 63, 100, 1000, SMALL / 4 - 9, SMALL / 4 - 8, SMALL / 4 - 7, 2000, 2500];
 
-/// Asserts that `call` takes at least as long as `least`, and not for ever.
-fn lasting<T>(least: Duration, what: &str, call: impl FnOnce() -> T) -> T {
-    let start = Instant::now();
-    let result = call();
-    let took = start.elapsed();
-    assert!(took >= least, "{what} returned after {took:?}, before {least:?}");
-    assert!(took < LONG / 2, "{what} took {took:?}");
-    result
-}
-
 /// Sends messages of 100 bytes until there is no room for another; returns how many.
 fn fill_up(connection: &mut Connection) -> usize {
-    let mut count = 0;
-    loop {
-        match connection.try_send_bytes(&message(count, 100)) {
-            Ok(()) => count += 1,
-            Err(SendError::Full) => return count,
-            Err(e) => panic!("{e}"),
-        }
-    }
+    fill_by(100, |message| connection.try_send_bytes(message))
 }
 
 // --- every form of every operation -------------------------------------------------------------------
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waits {
-    /// The plain form.
-    Ever,
-    /// `try_`.
-    Never,
-    /// `_timeout` and `_deadline`.
-    InTime,
-}
-
-use Waits::{Ever, InTime, Never};
-
-type Recvs = fn(&mut Connection, Duration) -> Result<Vec<u8>, RecvError>;
-type Sends = fn(&mut Connection, &[u8], Duration) -> Result<(), SendError>;
-
-fn into(
-    connection: &mut Connection,
-    call: impl FnOnce(&mut Connection, &mut [u8], usize) -> Result<usize, RecvIntoError>,
-) -> Result<Vec<u8>, RecvError> {
-    let mut buf = vec![0; 16 << 10];
-    match call(connection, &mut buf, 5) {
-        Ok(len) => Ok(buf[5..][..len].to_vec()),
-        Err(RecvIntoError::Recv(e)) => Err(e),
-        Err(e) => panic!("{e}"),
-    }
-}
-
-const RECV_FORMS: [(&str, Waits, Recvs); 16] = [
-    ("recv_bytes", Ever, |c, _| c.recv_bytes()),
-    ("try_recv_bytes", Never, |c, _| c.try_recv_bytes()),
-    ("recv_bytes_timeout", InTime, |c, t| c.recv_bytes_timeout(t)),
-    ("recv_bytes_deadline", InTime, |c, t| c.recv_bytes_deadline(Instant::now() + t)),
-    ("recv_bytes_max", Ever, |c, _| c.recv_bytes_max(1 << 20)),
-    ("try_recv_bytes_max", Never, |c, _| c.try_recv_bytes_max(1 << 20)),
-    ("recv_bytes_max_timeout", InTime, |c, t| c.recv_bytes_max_timeout(1 << 20, t)),
-    ("recv_bytes_max_deadline", InTime, |c, t| c.recv_bytes_max_deadline(1 << 20, Instant::now() + t)),
-    ("recv_bytes_into", Ever, |c, _| into(c, |c, buf, at| c.recv_bytes_into(buf, at))),
-    ("try_recv_bytes_into", Never, |c, _| into(c, |c, buf, at| c.try_recv_bytes_into(buf, at))),
-    ("recv_bytes_into_timeout", InTime, |c, t| into(c, |c, buf, at| c.recv_bytes_into_timeout(buf, at, t))),
-    ("recv_bytes_into_deadline", InTime, |c, t| {
-        into(c, |c, buf, at| c.recv_bytes_into_deadline(buf, at, Instant::now() + t))
-    }),
-    ("recv_guard", Ever, |c, _| c.recv_guard().map(|guard| guard.to_vec())),
-    ("try_recv_guard", Never, |c, _| c.try_recv_guard().map(|guard| guard.to_vec())),
-    ("recv_guard_timeout", InTime, |c, t| c.recv_guard_timeout(t).map(|guard| guard.to_vec())),
-    ("recv_guard_deadline", InTime, |c, t| c.recv_guard_deadline(Instant::now() + t).map(|guard| guard.to_vec())),
-];
-
-/// In three parts, one of them empty.
-fn parts(message: &[u8]) -> [IoSlice<'_>; 3] {
-    let (front, back) = message.split_at(message.len() / 3);
-    [front, &[], back].map(IoSlice::new)
-}
-
-fn in_place(guard: Result<ringpipe::WriteGuard<'_>, SendError>, message: &[u8]) -> Result<(), SendError> {
-    let mut guard = guard?;
-    guard.write(message);
-    guard.commit()
-}
-
-const SEND_FORMS: [(&str, Waits, Sends); 12] = [
-    ("send_bytes", Ever, |c, m, _| c.send_bytes(m)),
-    ("try_send_bytes", Never, |c, m, _| c.try_send_bytes(m)),
-    ("send_bytes_timeout", InTime, |c, m, t| c.send_bytes_timeout(m, t)),
-    ("send_bytes_deadline", InTime, |c, m, t| c.send_bytes_deadline(m, Instant::now() + t)),
-    ("send_vectored", Ever, |c, m, _| c.send_vectored(&parts(m))),
-    ("try_send_vectored", Never, |c, m, _| c.try_send_vectored(&parts(m))),
-    ("send_vectored_timeout", InTime, |c, m, t| c.send_vectored_timeout(&parts(m), t)),
-    ("send_vectored_deadline", InTime, |c, m, t| c.send_vectored_deadline(&parts(m), Instant::now() + t)),
-    ("reserve", Ever, |c, m, _| in_place(c.reserve(m.len()), m)),
-    ("try_reserve", Never, |c, m, _| in_place(c.try_reserve(m.len()), m)),
-    ("reserve_timeout", InTime, |c, m, t| in_place(c.reserve_timeout(m.len(), t), m)),
-    ("reserve_deadline", InTime, |c, m, t| in_place(c.reserve_deadline(m.len(), Instant::now() + t), m)),
-];
+recv_forms!(&mut Connection, 16 << 10);
+send_forms!(&mut Connection);
 
 #[test]
 fn every_form_of_receiving_takes_one_message_and_leaves_the_next() {
     let _guard = guard();
-    for (name, _, recv) in RECV_FORMS {
+    for &(name, _, recv) in RECV_FORMS {
         let (mut a, mut b) = small_pipe();
         for (i, len) in LENGTHS.into_iter().enumerate() {
             a.try_send_bytes(&message(i, len)).unwrap();
@@ -161,7 +59,7 @@ fn every_form_of_receiving_takes_one_message_and_leaves_the_next() {
 #[test]
 fn every_form_of_receiving_that_finds_nothing_says_so_in_time_and_can_go_on() {
     let _guard = guard();
-    for (name, waits, recv) in RECV_FORMS {
+    for &(name, waits, recv) in RECV_FORMS {
         let (mut a, mut b) = small_pipe();
         for i in 0..2 {
             match waits {
@@ -193,7 +91,7 @@ fn every_form_of_receiving_waits_for_another_process() {
         }
         0
     });
-    for (name, waits, recv) in RECV_FORMS {
+    for &(name, waits, recv) in RECV_FORMS {
         for delay in [1_u16, 300, 8_000] {
             mine.send_bytes(&delay.to_le_bytes()).unwrap();
             let reply = loop {
@@ -212,7 +110,7 @@ fn every_form_of_receiving_waits_for_another_process() {
 #[test]
 fn every_form_of_receiving_gets_what_was_sent_and_then_end_of_file_for_ever() {
     let _guard = guard();
-    for (name, _, recv) in RECV_FORMS {
+    for &(name, _, recv) in RECV_FORMS {
         let (mut a, mut b) = small_pipe();
         a.send_bytes(b"first").unwrap();
         a.send_bytes(&message(1, 2000)).unwrap();
@@ -231,7 +129,7 @@ fn every_form_of_receiving_gets_what_was_sent_and_then_end_of_file_for_ever() {
 #[test]
 fn every_form_of_receiving_that_waits_is_woken_by_the_end_of_the_sender() {
     let _guard = guard();
-    for (name, waits, recv) in RECV_FORMS {
+    for &(name, waits, recv) in RECV_FORMS {
         if waits == Never {
             continue;
         }
@@ -251,7 +149,7 @@ fn every_form_of_receiving_that_waits_is_woken_by_the_end_of_the_sender() {
 #[test]
 fn every_form_of_sending_sends_one_whole_message() {
     let _guard = guard();
-    for (name, _, send) in SEND_FORMS {
+    for &(name, _, send) in SEND_FORMS {
         let (mut a, mut b) = small_pipe();
         for (i, len) in LENGTHS.into_iter().enumerate() {
             if name.contains("reserve") && len > a.sender().max_reserve() {
@@ -269,7 +167,7 @@ fn every_form_of_sending_sends_one_whole_message() {
 #[test]
 fn every_form_of_sending_that_finds_no_room_says_so_in_time_and_sends_nothing() {
     let _guard = guard();
-    for (name, waits, send) in SEND_FORMS {
+    for &(name, waits, send) in SEND_FORMS {
         let (mut a, mut b) = small_pipe();
         let sent = fill_up(&mut a);
         match waits {
@@ -292,7 +190,7 @@ fn every_form_of_sending_that_finds_no_room_says_so_in_time_and_sends_nothing() 
 #[test]
 fn every_form_of_sending_waits_until_another_process_makes_room() {
     let _guard = guard();
-    for (name, waits, send) in SEND_FORMS {
+    for &(name, waits, send) in SEND_FORMS {
         for delay in [1, 10] {
             let (mine, theirs) = small_pipe();
             let (child, mut mine) = fork_split(mine, theirs, |mut theirs| {
@@ -319,7 +217,7 @@ fn every_form_of_sending_waits_until_another_process_makes_room() {
 #[test]
 fn every_form_of_sending_gets_a_broken_pipe_for_ever_once_the_receiver_is_closed() {
     let _guard = guard();
-    for (name, _, send) in SEND_FORMS {
+    for &(name, _, send) in SEND_FORMS {
         let (mut a, b) = small_pipe();
         a.send_bytes(b"unread").unwrap();
         drop(b);
@@ -333,7 +231,7 @@ fn every_form_of_sending_gets_a_broken_pipe_for_ever_once_the_receiver_is_closed
 #[test]
 fn every_form_of_sending_that_waits_for_room_is_woken_by_the_end_of_the_receiver() {
     let _guard = guard();
-    for (name, waits, send) in SEND_FORMS {
+    for &(name, waits, send) in SEND_FORMS {
         if waits == Never {
             continue;
         }
@@ -966,14 +864,6 @@ fn a_connection_closed_with_unread_messages_gives_its_last_words_and_end_of_file
     }
 }
 
-/// How a child lets its copies of the ends go.
-#[derive(Clone, Copy, Debug)]
-enum Leave {
-    Exit,
-    Drop,
-    Killed,
-}
-
 /// Runs a child that holds on to `ends` until `go` is set, then leaves them as told.
 fn hold<E>(ends: E, go: &Shared, leave: Leave) -> (support::Child, E) {
     fork_copy(ends, |ends| {
@@ -995,7 +885,7 @@ fn hold<E>(ends: E, go: &Shared, leave: Leave) -> (support::Child, E) {
 #[test]
 fn end_of_file_comes_when_the_last_copy_of_the_sender_goes() {
     let _guard = guard();
-    for leave in [Leave::Exit, Leave::Drop, Leave::Killed] {
+    for leave in LEAVES {
         let (mut receiver, mut sender) = small_simplex();
         let go = Shared::new();
         sender.send_bytes(b"before").unwrap();
@@ -1020,7 +910,7 @@ fn end_of_file_comes_when_the_last_copy_of_the_sender_goes() {
 #[test]
 fn a_broken_pipe_comes_when_the_last_copy_of_the_receiver_goes() {
     let _guard = guard();
-    for leave in [Leave::Exit, Leave::Drop, Leave::Killed] {
+    for leave in LEAVES {
         let (receiver, mut sender) = small_simplex();
         let go = Shared::new();
         let (child, receiver) = hold(receiver, &go, leave);
@@ -1046,7 +936,7 @@ fn a_broken_pipe_comes_when_the_last_copy_of_the_receiver_goes() {
 #[test]
 fn the_end_of_a_child_does_not_close_the_parents_ends() {
     let _guard = guard();
-    for leave in [Leave::Exit, Leave::Drop, Leave::Killed] {
+    for leave in LEAVES {
         let ends = small_pipe();
         let go = Shared::new();
         let (child, (mut a, mut b)) = hold(ends, &go, leave);
@@ -1213,11 +1103,11 @@ fn inside_a_message(first: Recvs, body: impl FnOnce(&mut Connection, &support::C
 #[test]
 fn a_long_receive_that_times_out_keeps_what_arrived_and_goes_on() {
     let _guard = guard();
-    for (first_name, waits, first) in RECV_FORMS {
+    for &(first_name, waits, first) in RECV_FORMS {
         if waits != InTime {
             continue;
         }
-        for (name, waits, recv) in RECV_FORMS {
+        for &(name, waits, recv) in RECV_FORMS {
             if waits == Never {
                 continue;
             }
@@ -1272,7 +1162,7 @@ fn a_long_receive_goes_on_under_a_limit_that_is_too_low() {
 #[test]
 fn a_sender_that_dies_inside_a_long_message_cuts_it() {
     let _guard = guard();
-    for (name, waits, recv) in RECV_FORMS {
+    for &(name, waits, recv) in RECV_FORMS {
         if name.contains("into") || waits == Never {
             continue;
         }
@@ -1637,14 +1527,10 @@ fn errors_become_io_errors_of_the_kinds_that_pipes_have() {
 
 // --- the descriptor --------------------------------------------------------------------------------------------------------
 
-fn readable(end: &impl AsFd) -> bool {
-    poll_fd(end.as_fd(), libc::POLLIN, Duration::ZERO) != 0
-}
-
 #[test]
 fn the_descriptor_is_readable_exactly_while_something_can_be_received() {
     let _guard = guard();
-    for (name, _, recv) in RECV_FORMS {
+    for &(name, _, recv) in RECV_FORMS {
         let (mut a, mut b) = small_pipe();
         assert!(!readable(&b), "{name}: fresh");
         for (i, len) in LENGTHS.into_iter().enumerate() {
@@ -1702,7 +1588,7 @@ fn calls_that_find_nothing_leave_the_descriptor_silent() {
     let (mut a, mut b) = small_pipe();
     for round in 0..3 {
         assert!(!readable(&b));
-        for (name, waits, recv) in RECV_FORMS {
+        for &(name, waits, recv) in RECV_FORMS {
             if waits != Ever {
                 assert!(recv(&mut b, Duration::from_millis(4)).is_err());
                 assert!(!readable(&b), "{name} in vain");
@@ -1768,8 +1654,7 @@ fn a_senders_descriptor_is_readable_once_the_receivers_are_gone() {
 fn a_senders_descriptor_that_is_readable_for_nothing_falls_silent_when_asked() {
     let _guard = guard();
     let (receiver, mut sender) = small_simplex();
-    // SAFETY: one byte is read from a live array.
-    assert_eq!(unsafe { libc::send(receiver.as_fd().as_raw_fd(), [0_u8].as_ptr().cast(), 1, 0) }, 1);
+    assert!(stuff(&receiver));
     assert!(readable(&sender));
     assert!(!sender.is_disconnected());
     assert!(!readable(&sender));

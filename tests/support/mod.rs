@@ -14,11 +14,15 @@
 //!
 //! The test harness runs threads, so between fork and exit a child may allocate and make system calls, but not print through `std`: a lock
 //! may be held for ever. Panics in a child are fine: they write to standard error without a lock, and the parent's `wait` reports them.
-#![allow(dead_code, reason = "every test binary compiles this and uses a part")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "every test binary compiles this and uses a part")]
+
+pub(crate) mod forms;
+pub(crate) mod many;
+pub(crate) mod programs;
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::ptr::NonNull;
@@ -34,6 +38,17 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     // A test that failed while it held the lock says nothing about the next one.
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// For the start of a test that is alone and does not take longer than a minute.
+pub(crate) fn guard() -> (MutexGuard<'static, ()>, Watchdog) {
+    guard_for(60)
+}
+
+/// For one that may take so many seconds.
+pub(crate) fn guard_for(seconds: u32) -> (MutexGuard<'static, ()>, Watchdog) {
+    let alone = alone();
+    (alone, watchdog(seconds))
 }
 
 /// Aborts the whole test process if the guard is not dropped within so many seconds.
@@ -240,6 +255,23 @@ impl Drop for Child {
     }
 }
 
+/// How a child lets go of what it holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Leave {
+    Drop,
+    Exit,
+    Killed,
+}
+
+pub(crate) const LEAVES: [Leave; 3] = [Leave::Drop, Leave::Exit, Leave::Killed];
+
+/// For a process that is to be killed.
+pub(crate) fn for_ever() -> i32 {
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
 /// How a child ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Status(libc::c_int);
@@ -370,15 +402,20 @@ pub(crate) fn sleeps(pid: libc::pid_t) -> u64 {
     line.expect("the kernel tells").trim().parse().expect("a number")
 }
 
+/// Descriptors of the memory files of this process's pipes.
+pub(crate) fn memory_files() -> Vec<i32> {
+    let is_ours = |fd: &i32| {
+        let file = std::fs::read_link(format!("/proc/self/fd/{fd}"));
+        file.is_ok_and(|file| file.starts_with("/memfd:ringpipe (deleted)"))
+    };
+    open_fds().into_iter().filter(is_ours).collect()
+}
+
 /// Bytes of memory that the memory files of this process's pipes take.
 pub(crate) fn memory_of_pipes() -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let blocks = open_fds().into_iter().filter_map(|fd| {
-        let path = format!("/proc/self/fd/{fd}");
-        let is_ours = std::fs::read_link(&path).is_ok_and(|file| file.starts_with("/memfd:ringpipe (deleted)"));
-        is_ours.then(|| std::fs::metadata(path).expect("it is open").blocks())
-    });
-    512 * blocks.max().unwrap_or(0)
+    let blocks = |fd| std::fs::metadata(format!("/proc/self/fd/{fd}")).expect("it is open").blocks();
+    512 * memory_files().into_iter().map(blocks).max().unwrap_or(0)
 }
 
 // --- words that parent and child share --------------------------------------------------------------
@@ -455,6 +492,24 @@ pub(crate) fn poll_fd(fd: BorrowedFd<'_>, events: i16, timeout: Duration) -> i16
     }
 }
 
+/// Whether an end's descriptor is readable right now.
+pub(crate) fn readable(end: &impl AsFd) -> bool {
+    poll_fd(end.as_fd(), libc::POLLIN, Duration::ZERO) != 0
+}
+
+/// Sends a byte that stands for nothing to whoever listens to the bell at the other end of a direction, if there is room for it.
+pub(crate) fn stuff(end: &impl AsFd) -> bool {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: one byte is read from a live array.
+    unsafe { libc::send(end.as_fd().as_raw_fd(), [0_u8].as_ptr().cast(), 1, flags) == 1 }
+}
+
+/// Sends as many as there is room for.
+pub(crate) fn stuff_up(end: &impl AsFd) {
+    while stuff(end) {}
+    assert_eq!(io::Error::last_os_error().kind(), io::ErrorKind::WouldBlock);
+}
+
 /// Whether `fd` becomes readable (or is hung up) within `timeout`, according to a fresh, level-triggered `epoll(7)`.
 pub(crate) fn epoll(fd: BorrowedFd<'_>, timeout: Duration) -> bool {
     let end = Instant::now() + timeout;
@@ -503,6 +558,11 @@ fn interrupted(call: &str) {
 }
 
 // --- messages that both sides know -----------------------------------------------------------------
+
+/// Bytes that tell their own place.
+pub(crate) fn numbered(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i % 251) as u8 ^ (i >> 12) as u8).collect()
+}
 
 /// A repeatable sequence of numbers (splitmix64).
 pub(crate) struct Random(u64);

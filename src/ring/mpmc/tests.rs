@@ -183,6 +183,8 @@ fn whoever_has_precedence_gets_room_before_all_others_for_a_while() {
     assert!(ring.claim(1, 2).is_none() && ring.search_room(1, 2, none).is_none() && ring.room(1, none) == Room::Held);
     assert!(ring.room(1, first) == Room::Enough && ring.search_room(1, 1, first).is_some());
     // Asked for once more, it is another; the one before is of no more use, and cannot be taken back any more.
+    let later = sys::now() + 2 * FIELD;
+    while sys::now() < later {}
     let second = ring.take_precedence(first, 1);
     assert!(second.is_some() && second != first && ring.room(1, first) == Room::Held);
     ring.drop_precedence(first);
