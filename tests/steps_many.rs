@@ -9,7 +9,8 @@
 //! - whether the whole ring can be filled and drained again, several times;
 //! - whether the pipe comes to its end, in either direction.
 //!
-//! Of the instructions as many are tried as there is time for; with `RINGPIPE_KILLS` set (to anything), all.
+//! Tried are the instructions after which there is something new for others to see (a word in shared memory, or what a system call did), and a
+//! sample of those in between; with `RINGPIPE_KILLS` set (to anything), all.
 
 #![cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 
@@ -34,7 +35,7 @@ const MIDDLE: usize = 600;
 const BULKY: usize = 4_000;
 const LONG: usize = SMALL / 4 + 5_000;
 /// How many kills a scenario makes at most in the short form, and one whose victims take long to get anywhere.
-const BUDGET: usize = if cfg!(debug_assertions) { 100 } else { 160 };
+const BUDGET: usize = if cfg!(debug_assertions) { 70 } else { 100 };
 const BUDGET_LONG: usize = BUDGET / 2;
 /// What survivors are held up for, normally: a slice of a sleep or two, on a machine that does other things as well. The median of a scenario.
 const SOON: Duration = Duration::from_millis(25);
@@ -103,8 +104,13 @@ fn use_all_windows(receiver: &Receiver, sender: &Sender) {
             assert_eq!(identify(&receiver.try_recv_bytes().unwrap()), (By::Survivor, 3 * lap + n));
         }
     }
-    let memory = memory_of_pipes();
-    assert!(memory <= 2 * SMALL as u64, "{memory} bytes are in use for an empty ring");
+    nothing_outside_of_the_ring();
+}
+
+/// No more memory is in use than a header, a word for each cell, and the cells.
+fn nothing_outside_of_the_ring() {
+    let (memory, ring) = (memory_of_pipes(), 4096 + 8 * CELLS + SMALL);
+    assert!(memory <= ring as u64, "{memory} bytes are in use for an empty ring of {ring}");
 }
 
 /// Closes one side or the other; nobody else has anything of the pipe any more.
@@ -413,6 +419,7 @@ fn kill_senders(sending: &Sending, waits: Waits, budget: usize) -> (Effects, Pat
         effects.note(&victim, !of_victim.is_empty(), sending.sends);
         use_the_whole_ring(&receiver, &sender);
         if sending.is_long() {
+            nothing_outside_of_the_ring();
             use_all_windows(&receiver, &sender);
         }
         close((receiver, sender), delays.0.len() % 2 == 0);
@@ -479,8 +486,8 @@ fn a_send_cut_off_after_any_instruction_leaves_a_whole_message_or_none_and_other
     let _alone = alone();
     let _watchdog = watchdog(600);
     if may_trace() {
-        for waits in [Waits::Asleep, Waits::Parked, Waits::Stopped] {
-            let (effects, _) = kill_senders(&SEND, waits, BUDGET);
+        for (waits, budget) in [(Waits::Asleep, BUDGET), (Waits::Parked, BUDGET_LONG), (Waits::Stopped, BUDGET)] {
+            let (effects, _) = kill_senders(&SEND, waits, budget);
             // Nothing depends on anybody's mood here, so there is one instruction that sends.
             assert!(effects.first > effects.last_without, "the message came and went");
         }
@@ -574,10 +581,10 @@ fn after_the_last_sender_died_at_any_instruction_comes_its_message_or_none_and_t
     let _alone = alone();
     let _watchdog = watchdog(600);
     if may_trace() {
-        kill_last_senders(&SEND, Waits::Asleep, BUDGET);
+        kill_last_senders(&SEND, Waits::Asleep, BUDGET_LONG);
         kill_last_senders(&SEND, Waits::Parked, BUDGET_LONG);
         kill_last_senders(&SEND_LONG, Waits::Stopped, BUDGET_LONG);
-        kill_last_senders(&LEAVE_AS_SENDER, Waits::Asleep, BUDGET);
+        kill_last_senders(&LEAVE_AS_SENDER, Waits::Asleep, BUDGET_LONG);
     }
 }
 
@@ -706,6 +713,7 @@ fn kill_receivers(receiving: &Receiving, waits: Waits, budget: usize) -> (Effect
         effects.note(&victim, taken && !receiving.has_taken, !receiving.has_taken);
         use_the_whole_ring(&receiver, &sender);
         if receiving.is_long() {
+            nothing_outside_of_the_ring();
             use_all_windows(&receiver, &sender);
         }
         close((receiver, sender), delays.0.len() % 2 == 0);
@@ -763,9 +771,8 @@ fn a_receive_cut_off_after_any_instruction_takes_one_message_or_none_and_others_
     let _alone = alone();
     let _watchdog = watchdog(600);
     if may_trace() {
-        for waits in [Waits::Asleep, Waits::Parked] {
-            kill_receivers(&RECEIVE, waits, BUDGET);
-        }
+        kill_receivers(&RECEIVE, Waits::Asleep, BUDGET);
+        kill_receivers(&RECEIVE, Waits::Parked, BUDGET_LONG);
         kill_receivers(&RECEIVE_INTO, Waits::Asleep, BUDGET);
         kill_receivers(&RECEIVE_IN_PLACE, Waits::Asleep, BUDGET);
     }
@@ -795,9 +802,9 @@ fn after_the_last_receiver_died_at_any_instruction_all_senders_get_a_broken_pipe
     let _alone = alone();
     let _watchdog = watchdog(600);
     if may_trace() {
-        kill_last_receivers(&RECEIVE, Waits::Asleep, BUDGET);
+        kill_last_receivers(&RECEIVE, Waits::Asleep, BUDGET_LONG);
         kill_last_receivers(&RECEIVE, Waits::Parked, BUDGET_LONG);
-        kill_last_receivers(&LEAVE_AS_RECEIVER, Waits::Asleep, BUDGET);
+        kill_last_receivers(&LEAVE_AS_RECEIVER, Waits::Asleep, BUDGET_LONG);
     }
 }
 
@@ -832,16 +839,11 @@ fn the_room_of_a_message_that_a_killed_receiver_had_taken_is_found_within_a_seco
 
 // --- who was woken --------------------------------------------------------------------------------------------
 
-/// A receiver waits, and is killed on the way from there to the message for which it was woken; another, which fell asleep after it, was not
-/// woken.
-fn kill_woken(budget: usize) {
-    const WAIT: Duration = Duration::from_millis(200);
-    let waits = Receiving {
-        what: "a receive that waits",
-        before: |receiver| assert!(!receiver.poll(Some(Duration::ZERO)).unwrap()),
-        act: |receiver| drop(end(receiver).recv_bytes_timeout(WAIT)),
-        ..RECEIVE
-    };
+/// A receiver waits, and is killed on the way from there to the message that comes when it is in one of these calls; another fell asleep after it.
+fn kill_waiting(what: &str, calls: &[Call], act: fn(&mut Option<Receiver>), budget: usize) -> (Effects, Path) {
+    let before = |receiver: &Receiver| assert!(!receiver.poll(Some(Duration::ZERO)).unwrap());
+    let waits = Receiving { what: "a receive that waits", before, act, ..RECEIVE };
+    let calls: Vec<String> = calls.iter().map(|&call| support::call_number(call)).collect();
     let mut effects = Effects::new();
     let mut delays = Delays(Vec::new());
     let mut kill = |how: How<'_>| {
@@ -852,10 +854,9 @@ fn kill_woken(budget: usize) {
             receive(receiver, &words, 0)
         });
         let (pid, is_over) = (victim.child.pid, AtomicBool::new(false));
-        let (path, sent) = std::thread::scope(|scope| {
+        let (path, dead, sent) = std::thread::scope(|scope| {
             let sender = scope.spawn(|| {
-                let asleep = [Call::Futex, Call::Park].map(support::call_number);
-                while !is_over.load(Ordering::Relaxed) && !asleep.contains(&support::doing(pid)) {
+                while !is_over.load(Ordering::Relaxed) && !calls.contains(&support::doing(pid)) {
                     std::thread::sleep(Duration::from_micros(20));
                 }
                 words.set(GO, 1);
@@ -865,10 +866,11 @@ fn kill_woken(budget: usize) {
             });
             let path = how.forward(&mut victim, &[]);
             victim.kill();
+            let dead = Instant::now();
             is_over.store(true, Ordering::Relaxed);
-            (path, sender.join().unwrap())
+            (path, dead, sender.join().unwrap())
         });
-        let last = sent.max(Instant::now());
+        let last = sent.max(dead);
         while !receiver.is_empty() {
             assert!(last.elapsed() < PATIENCE, "killed after {}: the message is left", victim.instructions);
             std::thread::sleep(Duration::from_micros(20));
@@ -891,8 +893,12 @@ fn kill_woken(budget: usize) {
     for instructions in path.first_moments(budget) {
         kill(How::After(instructions, &path));
     }
-    effects.report(waits.what, &path);
-    delays.report(waits.what);
+    delays.report(what);
+    (effects, path)
+}
+
+fn receive_within<const MILLIS: u64>(receiver: &mut Option<Receiver>) {
+    drop(end(receiver).recv_bytes_timeout(Duration::from_millis(MILLIS)));
 }
 
 #[test]
@@ -900,6 +906,20 @@ fn a_message_for_which_a_killed_receiver_was_woken_is_received_by_another_at_onc
     let _alone = alone();
     let _watchdog = watchdog(600);
     if may_trace() {
-        kill_woken(BUDGET);
+        let what = "a receive that is woken";
+        let (effects, path) = kill_waiting(what, &[Call::Futex, Call::Park], receive_within::<200>, BUDGET);
+        effects.report(what, &path);
+    }
+}
+
+#[test]
+fn a_message_that_comes_when_the_receiver_that_watches_the_bell_is_killed_is_received_by_another_at_once() {
+    let _alone = alone();
+    let _watchdog = watchdog(600);
+    if may_trace() {
+        let what = "a receive that watches the bell";
+        // The other is told as well, and most often faster than somebody who is traced.
+        let (effects, path) = kill_waiting(what, &[Call::Park], receive_within::<20>, BUDGET_LONG);
+        effects.report_kills(what, &path);
     }
 }

@@ -4,20 +4,23 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::collections::HashSet;
+use std::fs::{File, read_link};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use crate::support::{Call, Child, Shared, await_call, fork, is_alive, skip};
+use crate::support::{Call, Child, Shared, await_call, fork, is_alive, open_fds, skip};
 
 /// Nothing takes so long unless somebody is stuck.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 // --- so many instructions ---------------------------------------------------------------------------------
 
-/// What differs between processors: registers, and an instruction that traps, as the lowest bytes of a word.
+/// What differs between processors: registers, an instruction that traps and one that calls the system, as the lowest bytes of a word.
 #[cfg(target_arch = "x86_64")]
 mod machine {
     pub(crate) const TRAP: (u64, u64) = (0xcc, 0xff);
+    pub(crate) const CALL: (u64, u64) = (0x050f, 0xffff);
 
     pub(crate) fn program_counter(registers: &mut libc::user_regs_struct) -> &mut u64 {
         &mut registers.rip
@@ -26,6 +29,7 @@ mod machine {
 #[cfg(target_arch = "aarch64")]
 mod machine {
     pub(crate) const TRAP: (u64, u64) = (0xd420_0000, 0xffff_ffff);
+    pub(crate) const CALL: (u64, u64) = (0xd400_0001, 0xffff_ffff);
 
     pub(crate) fn program_counter(registers: &mut libc::user_regs_struct) -> &mut u64 {
         &mut registers.pc
@@ -57,17 +61,19 @@ pub(crate) struct Path {
     addresses: Vec<u64>,
     /// For every place in it, the last one before whose address had not occurred before: a breakpoint there is hit exactly then.
     landmarks: Vec<usize>,
+    /// After how many instructions there was something new for others to see: a word in shared memory, or what a system call did.
+    shown: Vec<usize>,
 }
 
 impl Path {
-    fn new(addresses: Vec<u64>) -> Path {
+    fn new(addresses: Vec<u64>, shown: Vec<usize>) -> Path {
         let (mut known, mut last) = (HashSet::new(), 0);
         let landmark = |(place, &address): (usize, &u64)| {
             last = if known.insert(address) { place } else { last };
             last
         };
         let landmarks = addresses.iter().enumerate().map(landmark).collect();
-        Path { addresses, landmarks }
+        Path { addresses, landmarks, shown }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -98,12 +104,36 @@ impl Path {
         self.as_many_as_fit(moments.map(|(place, _)| place).collect(), budget)
     }
 
+    /// Beside a sample, every one after which there was something new for others to see, unless that is too many as well.
     fn as_many_as_fit(&self, moments: Vec<usize>, budget: usize) -> Vec<usize> {
         let all = std::env::var_os("RINGPIPE_KILLS").is_some();
-        let every = if all { 1 } else { moments.len().div_ceil(budget).max(1) };
+        let every = |count: usize| if all { 1 } else { count.div_ceil(budget).max(1) };
+        let sample = moments.iter().step_by(every(moments.len()));
+        let shown = self.shown.iter().step_by(every(self.shown.len())).filter(|&&moment| moment < self.len());
+        let mut chosen: Vec<usize> = sample.chain(shown).copied().collect();
+        chosen.sort_unstable();
+        chosen.dedup();
         // The last has all behind it.
-        moments.into_iter().step_by(every).chain([self.len() - 1]).collect()
+        chosen.push(self.len() - 1);
+        chosen
     }
+}
+
+/// The memory files of this process's pipes.
+fn memory_files() -> Vec<File> {
+    let paths = open_fds().into_iter().map(|fd| format!("/proc/self/fd/{fd}"));
+    let ours = paths.filter(|path| read_link(path).is_ok_and(|file| file.starts_with("/memfd:ringpipe (deleted)")));
+    ours.map(|path| File::open(path).expect("it is open")).collect()
+}
+
+/// What lies before the messages in the smallest pipe for many, which is more than lies before them in one of two.
+fn control_words(files: &[File]) -> Vec<u8> {
+    const LEN: usize = 3 * 4096;
+    let mut bytes = vec![0; files.len() * LEN];
+    for (file, part) in files.iter().zip(bytes.chunks_mut(LEN)) {
+        file.read_at(part, 0).expect("memory can be read");
+    }
+    bytes
 }
 
 /// A child that is about to act, or in the midst of it, and stands still.
@@ -178,12 +208,21 @@ impl Victim {
 
     /// The whole act, one instruction after the other.
     fn walk(&mut self) -> Path {
-        let mut addresses = Vec::new();
+        let files = memory_files();
+        let (mut addresses, mut shown, mut before) = (Vec::new(), Vec::new(), control_words(&files));
         while !self.over {
-            addresses.push(*machine::program_counter(&mut self.all_registers()));
+            let address = *machine::program_counter(&mut self.all_registers());
+            let (call, bits) = machine::CALL;
+            let calls = trace(libc::PTRACE_PEEKTEXT, self.child.pid, address, 0) as u64 & bits == call;
+            addresses.push(address);
             self.step();
+            let now = control_words(&files);
+            if calls || now != before {
+                shown.push(addresses.len());
+            }
+            before = now;
         }
-        Path::new(addresses)
+        Path::new(addresses, shown)
     }
 
     fn step(&mut self) {
