@@ -9,7 +9,7 @@
 //! | `sides.rs` | the two sides of a measurement, each on a processor of its own |
 //! | `cell.rs`, `process.rs`, `leftovers.rs` | one measurement, whatever the peer does to it |
 //! | `plan.rs`, `machine.rs` | which measurements, when, and whether the machine was fit for it |
-//! | `report.rs`, `table.rs` | the outcome |
+//! | `report.rs`, `table.rs`, `plot.rs` | the outcome |
 //! | `bench.rs` | what is shared with `ringpipe bench` |
 
 #[allow(
@@ -25,6 +25,7 @@ mod payload;
 mod peer;
 mod peers;
 mod plan;
+mod plot;
 mod process;
 mod report;
 mod sides;
@@ -64,6 +65,9 @@ struct Args {
     /// Measure nothing: show what was measured earlier
     #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "rounds", "distance", "only", "json"])]
     from: Option<PathBuf>,
+    /// Also draw the one-way figures to this file, as SVG
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -84,6 +88,9 @@ fn run(args: &Args) -> Result<bool, Box<dyn Error>> {
         None => measure(args)?,
     };
     println!("{}", table::markdown(&report));
+    if let Some(file) = &args.plot {
+        fs::write(file, plot::svg(&report)?).map_err(named(file))?;
+    }
     let failed = |sample: &report::Sample| matches!(sample.outcome, Outcome::Failed(_));
     Ok(!report.samples.iter().any(|sample| sample.peer.starts_with("ringpipe") && failed(sample)))
 }
