@@ -82,7 +82,7 @@ pub(crate) fn flood(tx: &mut impl Sender, mut out: Outgoing, size: usize, span: 
 pub(crate) fn sink(rx: &mut impl Receiver, mut inc: Incoming, size: usize, span: Span) -> Outcome<Flow> {
     let stride = stride(size);
     let warm = cpu::now() + span.warm_up.as_nanos() as u64;
-    let (mut from, mut seq) = (None, 0);
+    let (mut from, mut steady, mut seq) = (None, false, 0);
     loop {
         for _ in 0..stride {
             if rx.recv(|message| inc.look(message, seq))?? {
@@ -90,9 +90,13 @@ pub(crate) fn sink(rx: &mut impl Receiver, mut inc: Incoming, size: usize, span:
             }
             seq += 1;
         }
-        if from.is_none() {
+        if !steady {
+            // Should this side have come so late that all is over before it is warm, everything counts.
             let now = cpu::now();
-            from = (now >= warm).then_some((now, seq));
+            steady = now >= warm;
+            if steady || from.is_none() {
+                from = Some((now, seq));
+            }
         }
     }
 }
