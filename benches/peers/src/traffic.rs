@@ -69,13 +69,17 @@ const TRIPS: u64 = 8;
 pub(crate) fn flood(tx: &mut impl Sender, mut out: Outgoing, size: usize, span: Span) -> Outcome<()> {
     let (stride, end) = (stride(size), cpu::now() + span.total());
     let mut seq = 0;
-    while cpu::now() < end || seq < LEAST * stride {
-        for _ in 0..stride {
+    let mut send = |count| -> Outcome<u64> {
+        for _ in 0..count {
             tx.send(out.number(seq))?;
             seq += 1;
         }
-    }
-    tx.send(out.last(seq))
+        Ok(seq)
+    };
+    while send(stride)? < LEAST * stride || cpu::now() < end {}
+    // Some more, so that there are messages even behind the receiver's last look at the clock.
+    let sent = send(stride.div_ceil(2))?;
+    tx.send(out.last(sent))
 }
 
 /// One way, receiving side: what came after the warm-up.
