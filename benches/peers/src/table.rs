@@ -39,7 +39,11 @@ fn write(out: &mut String, report: &Report, notes: &mut Notes) -> std::fmt::Resu
         out,
         "ringpipe {ringpipe}, {processor}, {kernel}, processors {processors:?}; medians of {rounds} rounds of {measured_ms} ms,"
     )?;
-    writeln!(out, "distance `{distance}`. Load {} at the start and {} at the end of {seconds} s.", load[0], load[1])?;
+    writeln!(
+        out,
+        "a `~` before a figure says that all of them were disturbed. Distance `{distance}`. Load {} at the start and {} at the end of {seconds} s.",
+        load[0], load[1]
+    )?;
     for (distance, part) in report.by_distance() {
         let far_apart = match distance {
             Distance::Near => "Near",
@@ -100,7 +104,8 @@ fn table(
     for peer in &report.peers {
         let mut cells = Vec::new();
         for &size in &sizes {
-            let text = cell(&peer.name, size);
+            let doubt = if with_cache_line { doubt(&report.figures(&peer.name, test, size)) } else { "" };
+            let text = cell(&peer.name, size).map(|text| format!("{doubt}{text}"));
             cells.push(text.unwrap_or_else(|| notes.mark(&peer.name, report.obstacle(&peer.name, test, size))));
         }
         if with_cache_line {
@@ -117,6 +122,11 @@ fn table(
         writeln!(out, "| *cache line, ns* | {} | |", sizes.iter().map(beside).collect::<Vec<_>>().join(" | "))?;
     }
     Ok(())
+}
+
+/// What stands before a figure that was disturbed whenever it was measured.
+fn doubt(figures: &[&Figures]) -> &'static str {
+    if figures.iter().any(|f| f.fit) { "" } else { "~" }
 }
 
 /// Median and range of the bare cache line beside some figures.
@@ -155,7 +165,7 @@ fn blocking(out: &mut String, report: &Report, notes: &mut Notes) -> std::fmt::R
         let trips = report.figures(&peer.name, Test::Blocking, size);
         let idle = report.figures(&peer.name, Test::Idle, size);
         let mut show = |test, value: Option<f64>| match value {
-            Some(value) => digits(value),
+            Some(value) => doubt(&report.figures(&peer.name, test, size)).to_owned() + &digits(value),
             None => notes.mark(&peer.name, report.obstacle(&peer.name, test, size)),
         };
         let trip = show(Test::Blocking, median(trips.iter().map(|f| f.ns_per_message() / 1e3)));
@@ -188,6 +198,7 @@ fn digits(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crate::report::Outcome;
     use crate::report::tests::report;
 
     #[test]
@@ -198,5 +209,17 @@ mod tests {
         assert!(text.contains("| slow | 4.76 | – (1) | 105 (105–105) |"), "{text}");
         assert!(text.contains("| slow | 3.00 | – (1) |\n"), "{text}");
         assert!(text.contains("1. slow: too small"), "{text}");
+    }
+
+    #[test]
+    fn what_was_always_disturbed_is_marked() {
+        let mut all = report();
+        for sample in &mut all.samples {
+            if let Outcome::Figures(figures) = &mut sample.outcome {
+                figures.fit = false;
+            }
+        }
+        let text = super::markdown(&all);
+        assert!(text.contains("| ringpipe | ~18.2 |"), "{text}");
     }
 }
