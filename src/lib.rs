@@ -33,7 +33,8 @@
 //! | requests and answers between two processes | [`pipe`]: two [`Connection`]s |
 //! | a one-way stream | [`simplex`]: a [`Receiver`] and a [`Sender`], in `multiprocessing`'s order |
 //! | several senders, or several receivers, at the same time | [`mpmc::simplex`]: handles that can be cloned, shared and handed on |
-//! | another ring size, more or less spinning | [`Builder`] |
+//! | another ring size | [`Builder`] |
+//! | lower latency, or less processor time | [`WaitStrategy`] |
 //! | to hand an end to a process that is not a plain fork | [`End`] |
 //! | values instead of bytes | `send` of a [`Sender`], `recv` of a [`Receiver`] (feature `serde`, on by default) |
 //! | no copy | [`Sender::reserve`], [`Receiver::recv_guard`] |
@@ -119,7 +120,7 @@ mod wait;
 pub use connection::Connection;
 pub use error::{AttachError, BufferTooShort, BuildError, CodecError, RecvError, RecvIntoError, SendError};
 pub use handover::{End, HandoverError};
-pub use pipe::{Builder, DEFAULT_CAPACITY, pipe, simplex};
+pub use pipe::{Builder, DEFAULT_CAPACITY, WaitStrategy, pipe, simplex};
 pub use read_guard::ReadGuard;
 pub use receiver::{Iter, Receiver};
 pub use sender::{Sender, WriteGuard};

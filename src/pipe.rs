@@ -60,17 +60,31 @@ pub struct Builder {
     spin: Duration,
 }
 
+/// What a blocked call does until there is something: how much processor time is given for how little delay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WaitStrategy {
+    /// Lowest latency: spins for up to a second in each wait, whether or not that has been paying off, and only then sleeps. It takes a
+    /// processor of its own for each side.
+    BusySpin,
+    /// The default: spins for up to 50 µs, as long as that has been paying off lately, then sleeps.
+    #[default]
+    Adaptive,
+    /// Least processor time: sleeps at once, and is woken by a system call of the other side's for each message that it waits for.
+    Blocking,
+}
+
 /// Bytes of a ring unless the builder is told otherwise.
 pub const DEFAULT_CAPACITY: usize = 256 << 10;
 
 impl Default for Builder {
     fn default() -> Builder {
-        Builder { capacity: DEFAULT_CAPACITY, spin: Duration::from_micros(50) }
+        Builder { capacity: DEFAULT_CAPACITY, spin: Duration::ZERO }.wait_strategy(WaitStrategy::default())
     }
 }
 
 impl Builder {
-    /// The defaults: 256 KiB for each direction, and at most 50 µs of spinning.
+    /// The defaults: 256 KiB for each direction, and [`WaitStrategy::Adaptive`].
     pub fn new() -> Builder {
         Builder::default()
     }
@@ -85,10 +99,19 @@ impl Builder {
         self
     }
 
-    /// The longest that a blocked call spins before it sleeps; zero for never, at most a second.
+    /// How blocked calls wait. The setting belongs to the pipe: whoever attaches to an end uses it too.
+    pub fn wait_strategy(self, strategy: WaitStrategy) -> Builder {
+        self.spin(match strategy {
+            WaitStrategy::BusySpin => Duration::from_micros(MAX_SPIN_MICROS.into()),
+            WaitStrategy::Adaptive => Duration::from_micros(50),
+            WaitStrategy::Blocking => Duration::ZERO,
+        })
+    }
+
+    /// The longest that a blocked call spins before it sleeps, where none of the [strategies](WaitStrategy) is right; zero for never, at most a second.
     ///
-    /// Spinning adapts: it goes on only as long as it has been paying off lately, which it never does where both sides share a processor. More of it
-    /// means lower latency and more processor time. The setting belongs to the pipe: whoever attaches to an end uses it too.
+    /// Spinning adapts: it goes on only as long as it has been paying off lately, which it never does where both sides share a processor. (A second, the
+    /// most, is [`WaitStrategy::BusySpin`], which does not adapt.) More of it means lower latency and more processor time.
     pub fn spin(mut self, longest: Duration) -> Builder {
         self.spin = longest;
         self

@@ -1,12 +1,14 @@
 //! How long a waiter spins before it sleeps.
 
+use crate::layout::MAX_SPIN_MICROS;
 use crate::sync::spin_loop;
 use crate::sys;
 
 /// Decides how long to spin, from how earlier waits went.
 ///
 /// The budget follows the waits that spinning covers, and shrinks to nothing where it covers none. Waits that were short all the
-/// same earn it another trial at full length; trials in vain (both sides on one processor, say) become rare.
+/// same earn it another trial at full length; trials in vain (both sides on one processor, say) become rare. Whoever asks for the most
+/// there is gets it each time.
 pub(crate) struct Spin {
     /// The longest allowed, in nanoseconds.
     limit: u64,
@@ -35,6 +37,8 @@ const BREATHER: u32 = 45;
 const FREE_TURNS: u32 = 64;
 /// Less than this is not worth reading the clock for.
 const MIN_BUDGET: u64 = 2_000;
+/// A limit that is always made use of.
+const MOST: u64 = MAX_SPIN_MICROS as u64 * 1_000;
 const MIN_TRIAL_GAP: u32 = 4;
 const MAX_TRIAL_GAP: u32 = 1024;
 
@@ -77,6 +81,9 @@ impl Spin {
 
     /// What was waited for came during the spin.
     pub(crate) fn succeeded(&mut self, spinning: &Spinning) {
+        if self.limit == MOST {
+            return;
+        }
         self.trial_gap = MIN_TRIAL_GAP;
         // Twice what it took, but down only step by step.
         self.budget = (2 * spinning.elapsed).clamp(self.budget - self.budget / 8, self.limit);
@@ -84,6 +91,9 @@ impl Spin {
 
     /// Spinning was in vain, and the wait took `nanos` more.
     pub(crate) fn slept(&mut self, nanos: u64) {
+        if self.limit == MOST {
+            return;
+        }
         if nanos <= self.limit {
             self.until_trial -= 1;
             if self.until_trial == 0 {

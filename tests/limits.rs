@@ -10,7 +10,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use ringpipe::{AttachError, BuildError, Builder, Connection, End, Receiver, RecvError, SendError, Sender};
+use ringpipe::{
+    AttachError, BuildError, Builder, Connection, End, Receiver, RecvError, SendError, Sender, WaitStrategy,
+};
 use support::{Script, Shared, alone, fork, fork_copy, fork_split, numbered, open_fds, stuff_up, watchdog};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -441,6 +443,54 @@ fn activity(pid: libc::pid_t) -> (u64, Duration) {
     let schedstat = std::fs::read_to_string(format!("/proc/{process}/schedstat")).unwrap();
     let nanos = schedstat.split_whitespace().next().unwrap().parse().unwrap();
     (status(&process, "voluntary_ctxt_switches"), Duration::from_nanos(nanos))
+}
+
+/// A message every 50 ms: longer than spinning pays off.
+#[test]
+fn each_way_of_waiting_costs_what_it_is_said_to() {
+    let _alone = alone();
+    let _watchdog = watchdog(60);
+    for strategy in [WaitStrategy::BusySpin, WaitStrategy::Adaptive, WaitStrategy::Blocking] {
+        for many in [false, true] {
+            let builder = Builder::new().wait_strategy(strategy);
+            let (child, mut send): (_, Box<dyn FnMut()>) = if many {
+                let (child, (receiver, sender)) = fork_copy(builder.mpmc().unwrap(), |(receiver, sender)| {
+                    drop(sender);
+                    i32::from(receiver.iter().any(|message| message.is_err()))
+                });
+                drop(receiver);
+                (child, Box::new(move || sender.send_bytes(b"a while later").unwrap()))
+            } else {
+                let (receiver, sender) = builder.simplex().unwrap();
+                let (child, mut sender) = fork_split(sender, receiver, |mut receiver| {
+                    i32::from(receiver.iter().any(|message| message.is_err()))
+                });
+                (child, Box::new(move || sender.send_bytes(b"a while later").unwrap()))
+            };
+            let mut round = |count| {
+                for _ in 0..count {
+                    std::thread::sleep(Duration::from_millis(50));
+                    send();
+                }
+            };
+            // It learns meanwhile, if it does.
+            round(20);
+            let before = activity(child.pid);
+            round(20);
+            let after = activity(child.pid);
+            let (wakes, time) = (after.0 - before.0, after.1 - before.1);
+            println!("{strategy:?}, many: {many}: {wakes} wake-ups, {time:.1?} of processor time in 1 s");
+            if strategy == WaitStrategy::BusySpin {
+                assert!(wakes < 10, "{wakes} wake-ups");
+                assert!(time > Duration::from_millis(100), "{time:?} of processor time");
+            } else {
+                assert!(wakes >= 20, "{wakes} wake-ups");
+                assert!(time < Duration::from_millis(60), "{time:?} of processor time");
+            }
+            drop(send);
+            child.succeeds();
+        }
+    }
 }
 
 #[test]
