@@ -5,6 +5,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use crate::batch::Batch;
 use crate::error::{RecvError, RecvIntoError, SendError};
 use crate::handover::{End, HandoverError};
 use crate::read_guard::ReadGuard;
@@ -65,6 +66,8 @@ impl Connection {
         try_send_bytes(message: &[u8]) -> Result<(), SendError>;
         send_bytes_timeout(message: &[u8], timeout: Duration) -> Result<(), SendError>;
         send_bytes_deadline(message: &[u8], deadline: Instant) -> Result<(), SendError>;
+        send_batch[M: AsRef<[u8]>](messages: &[M]) -> Result<(), SendError>;
+        try_send_batch[M: AsRef<[u8]>](messages: &[M]) -> Result<usize, SendError>;
         send_vectored(parts: &[IoSlice<'_>]) -> Result<(), SendError>;
         try_send_vectored(parts: &[IoSlice<'_>]) -> Result<(), SendError>;
         send_vectored_timeout(parts: &[IoSlice<'_>], timeout: Duration) -> Result<(), SendError>;
@@ -92,6 +95,10 @@ impl Connection {
         try_recv_bytes_into(buf: &mut [u8], offset: usize) -> Result<usize, RecvIntoError>;
         recv_bytes_into_timeout(buf: &mut [u8], offset: usize, timeout: Duration) -> Result<usize, RecvIntoError>;
         recv_bytes_into_deadline(buf: &mut [u8], offset: usize, deadline: Instant) -> Result<usize, RecvIntoError>;
+        recv_batch(batch: &mut Batch) -> Result<(), RecvError>;
+        try_recv_batch(batch: &mut Batch) -> Result<(), RecvError>;
+        recv_batch_timeout(batch: &mut Batch, timeout: Duration) -> Result<(), RecvError>;
+        recv_batch_deadline(batch: &mut Batch, deadline: Instant) -> Result<(), RecvError>;
         recv_guard() -> Result<ReadGuard<'_>, RecvError>;
         try_recv_guard() -> Result<ReadGuard<'_>, RecvError>;
         recv_guard_timeout(timeout: Duration) -> Result<ReadGuard<'_>, RecvError>;

@@ -87,6 +87,7 @@
 compile_error!("ringpipe needs a processor with 64-bit atomics: both sides of a pipe share 64-bit cursors");
 
 mod assembly;
+mod batch;
 mod bell;
 mod connection;
 mod copy;
@@ -117,6 +118,7 @@ mod sys;
 mod typed;
 mod wait;
 
+pub use batch::Batch;
 pub use connection::Connection;
 pub use error::{AttachError, BufferTooShort, BuildError, CodecError, RecvError, RecvIntoError, SendError};
 pub use handover::{End, HandoverError};

@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use ringpipe::{Builder, Connection, Receiver, RecvError, RecvIntoError, SendError, Sender};
+use ringpipe::{Batch, Builder, Connection, Receiver, RecvError, RecvIntoError, SendError, Sender};
 use support::{poll_fd, watchdog};
 
 /// How a message is sent.
@@ -50,6 +50,12 @@ enum Op {
     },
     BadOffset,
     RecvGuard,
+    RecvBatch,
+    /// So many of one length, which is short.
+    SendBatch {
+        count: usize,
+        len: usize,
+    },
     /// All that is there, by `try_iter`.
     Drain,
     Poll,
@@ -85,6 +91,8 @@ fn op(capacity: usize) -> impl Strategy<Value = Op> {
         4 => (0..20_usize, slack).prop_map(|(offset, slack)| Op::RecvInto { offset, slack }),
         1 => Just(Op::BadOffset),
         2 => Just(Op::RecvGuard),
+        2 => Just(Op::RecvBatch),
+        4 => (0..80_usize, 0..200_usize).prop_map(|(count, len)| Op::SendBatch { count, len }),
         1 => Just(Op::Drain),
         2 => Just(Op::Poll),
         1 => Just(Op::Watch),
@@ -271,6 +279,30 @@ fn apply(receiver: &mut Receiver, sender: &mut Sender, model: &mut Model, op: Op
         Op::RecvGuard => {
             let result = receiver.try_recv_guard().map(|guard| guard.to_vec());
             received(model, result);
+        }
+        Op::RecvBatch => {
+            let mut batch = Batch::new();
+            match receiver.try_recv_batch(&mut batch) {
+                Ok(()) => batch.iter().for_each(|message| received(model, Ok(message.to_vec()))),
+                Err(e) => received(model, Err(e)),
+            }
+        }
+        Op::SendBatch { count, len } => {
+            let messages: Vec<Vec<u8>> = (0..count).map(|_| model.message(len)).collect();
+            match sender.try_send_batch(&messages) {
+                Ok(sent) => {
+                    assert!((1..=count).contains(&sent) || count == 0);
+                    model.clear &= count == 0;
+                    model.padding |= sent < count;
+                    model.messages.extend(messages.into_iter().take(sent));
+                }
+                // As for a single message, the rest of the ring may have become padding.
+                Err(SendError::Full) => {
+                    assert!(!model.clear, "no room in a clear ring");
+                    model.padding = true;
+                }
+                Err(e) => panic!("{e:?}"),
+            }
         }
         Op::Drain => {
             for message in receiver.try_iter() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arbitrary::Arbitrary;
 use ringpipe::fuzzing::{Kind, Memory, Pipe};
-use ringpipe::{Connection, End, Receiver, RecvError, RecvIntoError, SendError, Sender};
+use ringpipe::{Batch, Connection, End, Receiver, RecvError, RecvIntoError, SendError, Sender};
 
 /// Of the control block: `tail`, `begun`, `limit`, `head`; and the two seats, of 32 bits.
 const CURSORS: [usize; 4] = [0, 8, 16, 128];
@@ -263,6 +263,10 @@ pub enum SenderCall {
     TrySendVectored {
         lens: [u16; 2],
     },
+    TrySendBatch {
+        count: u8,
+        len: u16,
+    },
     /// Something is rewritten between the reservation and the commit.
     Reserve {
         len: u16,
@@ -283,6 +287,8 @@ pub enum SenderCall {
 pub enum ReceiverCall {
     TryRecv,
     RecvTimeout,
+    TryRecvBatch,
+    RecvBatchTimeout,
     RecvMax {
         maxlength: u16,
     },
@@ -348,6 +354,13 @@ impl SenderCall {
             SenderCall::TrySendVectored { lens: [first, second] } => {
                 result = end.try_send_vectored(&[IoSlice::new(message(first)), IoSlice::new(message(second))]);
             }
+            SenderCall::TrySendBatch { count, len } => {
+                let messages = vec![message(len); count.into()];
+                match end.try_send_batch(&messages) {
+                    Ok(sent) => assert!(sent <= messages.len() && (sent > 0 || messages.is_empty())),
+                    Err(e) => result = Err(e),
+                }
+            }
             SenderCall::Reserve { len, between, commit } => {
                 if let Ok(mut slot) = end.try_reserve(len.into()) {
                     let (first, rest) = message(len).split_at(usize::from(len) / 2);
@@ -397,6 +410,8 @@ impl ReceiverCall {
         match self {
             ReceiverCall::TryRecv => drop(end.try_recv_bytes()),
             ReceiverCall::RecvTimeout => drop(end.recv_bytes_timeout(timeout)),
+            ReceiverCall::TryRecvBatch => receive_batch(|batch| end.try_recv_batch(batch)),
+            ReceiverCall::RecvBatchTimeout => receive_batch(|batch| end.recv_batch_timeout(batch, timeout)),
             ReceiverCall::RecvMax { maxlength } => match end.recv_bytes_max_timeout(maxlength.into(), timeout) {
                 Ok(bytes) => assert!(bytes.len() <= maxlength.into()),
                 Err(RecvError::TooLong { len, max }) => {
@@ -440,6 +455,15 @@ impl ReceiverCall {
         }
         Some(end)
     }
+}
+
+/// A batch has at least one message, or is empty after an error; and bounds.
+fn receive_batch(receive: impl FnOnce(&mut Batch) -> Result<(), RecvError>) {
+    let mut batch = Batch::new();
+    let received = receive(&mut batch).is_ok();
+    assert_eq!(batch.is_empty(), !received);
+    let bytes: usize = batch.iter().map(<[u8]>::len).sum();
+    assert!(batch.len() == 1 || batch.len() <= 1024 && bytes <= 32 << 10, "{} messages of {bytes} bytes", batch.len());
 }
 
 #[inline(never)]

@@ -21,6 +21,8 @@ mod sys;
 
 #[path = "../../src/assembly.rs"]
 mod assembly;
+#[path = "../../src/batch.rs"]
+mod batch;
 #[path = "../../src/bell.rs"]
 mod bell;
 #[path = "../../src/crowd.rs"]

@@ -7,7 +7,7 @@ use loom::thread;
 
 use crate::copy::{copy, copy_in};
 use crate::explore::{Explorer, Model};
-use crate::ring::spsc::{Look, Reader, Writer};
+use crate::ring::spsc::{Look, Most, Reader, Writer};
 use crate::ring::{Data, Kind};
 use crate::segment::Segment;
 use crate::sync::{Machine, process};
@@ -17,6 +17,7 @@ pub(crate) const MODELS: &[Model] = &[
     Model { name: "ring-space", preemptions: None, body: space },
     Model { name: "ring-padding", preemptions: None, body: padding },
     Model { name: "ring-wrap-of-cursors", preemptions: None, body: wrap_of_cursors },
+    Model { name: "ring-runs", preemptions: None, body: runs },
     Model { name: "ring-takeover", preemptions: None, body: takeover },
     Model { name: "ring-reader-takeover", preemptions: None, body: reader_takeover },
 ];
@@ -144,6 +145,59 @@ fn wrap_of_cursors(explorer: &Explorer) {
     for start in [0_u64.wrapping_sub(24), (1 << 32) - 24] {
         explorer.explore(move || exchange(64, start, mixed, 4, 2));
     }
+}
+
+/// A writer that publishes two messages together and is killed at any of its steps, another that goes on, and a reader that takes all that is there at
+/// once.
+fn runs(explorer: &Explorer) {
+    let machine = Machine { membarrier: false, slices_end: false };
+    explorer.kill_at_each_step(machine, |step| {
+        // Room for seven messages; the second run of two ends with the ring.
+        let segment = Arc::new(Segment::new(128, 1, 64));
+        let theirs = Arc::clone(&segment);
+        let sending = thread::spawn(move || {
+            let mut done = 0;
+            let killed = process(step, || {
+                let mut writer = writer(&theirs);
+                for n in [0, 2] {
+                    done += send_run(&mut writer, &[message(n), message(n + 1)]);
+                }
+            });
+            let last = send(&mut writer(&theirs), &message(9));
+            assert!(last, "there is room");
+            (killed, done)
+        });
+        let mut reader = reader(&segment);
+        let mut got = recv_run(&mut reader);
+        let (killed, done) = sending.join().unwrap();
+        loop {
+            let more = recv_run(&mut reader);
+            if more.is_empty() {
+                break;
+            }
+            got.extend(more);
+        }
+        assert_eq!(got.pop(), Some(message(9)));
+        let count = got.len() as u64;
+        assert!(count == done || killed && count == done + 2, "{count} arrived of {done}");
+        assert!(got.iter().enumerate().all(|(n, got)| *got == message(n as u64)));
+        killed
+    });
+}
+
+/// Returns how many.
+fn send_run(writer: &mut Writer, messages: &[Vec<u8>]) -> u64 {
+    let mut run = writer.begin_run();
+    let fitted = messages.iter().take_while(|message| writer.append(&mut run, message)).count();
+    writer.publish_run(run);
+    fitted as u64
+}
+
+fn recv_run(reader: &mut Reader) -> Vec<Vec<u8>> {
+    let (mut bytes, mut ends) = (Vec::with_capacity(64), Vec::with_capacity(8));
+    reader.take_run(&mut bytes, &mut ends, Most { messages: 8, bytes: 64 });
+    let mut start = 0;
+    ends.iter().map(|&end| bytes[std::mem::replace(&mut start, end)..end].to_vec()).collect()
 }
 
 /// P3: a writer is killed at any of its steps, and another goes on where it stopped, while a reader reads.

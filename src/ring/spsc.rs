@@ -25,6 +25,7 @@
 //!   visible before the record is.
 //! - C2 (release, `head`) pairs with P2 (acquire, `head`): the reader's copying is over before the writer
 //!   reuses the bytes.
+//!   Of several records that are published together, only the first has a header that comes last.
 //! - P3 (release, `begun`, then `tail`): a writer can be killed between any two stores, and a copy of
 //!   the end in another process goes on from what it finds. `begun` is stored before the header and `tail`
 //!   after it, so `begun != tail` means "killed in between", and the header says on which side.
@@ -39,8 +40,8 @@
 
 use std::ptr::NonNull;
 
-use super::{Data, HEADER, Kind, SPARE, header, record_len};
-use crate::copy::{SHORT, copy_short};
+use super::{CACHE_LINE, Data, HEADER, Kind, SPARE, header, record_len};
+use crate::copy::{SHORT, copy, copy_short};
 use crate::layout::{Control, ReaderWords, WriterWords};
 use crate::sync::{AtomicU64, Ordering};
 
@@ -56,6 +57,28 @@ pub(crate) struct Claim {
     tail: u64,
     offset: usize,
 }
+
+/// Bounds of what [`Reader::take_run`] takes.
+#[derive(Clone, Copy)]
+pub(crate) struct Most {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+}
+
+/// Records that are written one behind the other, and published together.
+pub(crate) struct Run {
+    tail: u64,
+    /// Offsets: where the first record lies, where the next goes, and where none goes any more.
+    start: usize,
+    at: usize,
+    stop: usize,
+    /// The header of the first record.
+    first: u64,
+}
+
+/// The most bytes of a run: so that the reader gets on while there is more to be sent. It is never longer than a record can be, for a reader that
+/// is further ahead of `tail` than that takes the cursors for damaged ([`Reader::distance`]).
+const MAX_RUN: usize = 4096;
 
 /// The reading side of a ring.
 pub(crate) struct Reader {
@@ -217,12 +240,18 @@ impl Writer {
     #[inline(always)]
     pub(crate) fn publish(&mut self, claim: Claim, kind: Kind, len: usize) {
         let next = claim.tail.wrapping_add(record_len(len) as u64);
+        self.publish_records(claim.tail, next, header(kind, len));
+        self.data.prefetch(self.data.offset(next), len);
+    }
+
+    /// Publishes what lies from `tail` to `next`, one record or several, of which the first has this header.
+    #[inline(always)]
+    fn publish_records(&self, tail: u64, next: u64, header: u64) {
         let words = self.words();
         words.begun.store(next, Ordering::Release); // P3
         self.data.header_at(self.data.offset(next)).store(0, Ordering::Relaxed);
-        self.data.header_at(claim.offset).store(header(kind, len), Ordering::Release); // P1
+        self.data.header_at(self.data.offset(tail)).store(header, Ordering::Release); // P1
         words.tail.store(next, Ordering::Release); // P3
-        self.data.prefetch(self.data.offset(next), len);
     }
 
     /// Writes and publishes a short message, unless there is anything to be done first. Makes no call, for which registers would have to be saved.
@@ -240,6 +269,59 @@ impl Writer {
         unsafe { copy_short(message.as_ptr(), writer.payload(claim).as_ptr(), message.len()) };
         writer.publish(claim, Kind::Data, message.len());
         true
+    }
+
+    /// Opens a run of records at the tail, for as much of the ring as is known to be free, up to its end.
+    pub(crate) fn begin_run(&mut self) -> Run {
+        self.recover();
+        let tail = self.words().tail.load(Ordering::Relaxed);
+        let start = self.data.offset(tail);
+        // What is known is looked up again only if it is little: the reader's cursor is on a line of the reader's.
+        if !self.has_room(tail, self.data.capacity / 4) {
+            self.has_room(tail, self.data.capacity);
+        }
+        let room = self.words().limit.load(Ordering::Relaxed).wrapping_sub(tail);
+        // By a `limit` that makes no sense, there is none.
+        let room = if room <= self.data.capacity as u64 { (room as usize).saturating_sub(SPARE) } else { 0 };
+        let most = record_len(self.data.max_payload()).min(MAX_RUN);
+        let stop = start + room.min(self.data.capacity - start).min(most);
+        Run { tail, start, at: start, stop, first: 0 }
+    }
+
+    /// Writes a record behind the others of a run. False if it does not fit there.
+    #[inline(always)]
+    pub(crate) fn append(&self, run: &mut Run, message: &[u8]) -> bool {
+        // Before what follows, so that no length overflows.
+        if message.len() > MAX_RUN || message.len() > self.data.max_payload() {
+            return false;
+        }
+        let (at, next) = (run.at, run.at + record_len(message.len()));
+        if next > run.stop {
+            return false;
+        }
+        // SAFETY: the record lies between `start` and `stop`, which lie in the ring, at a multiple of 8.
+        unsafe { copy(message.as_ptr(), self.data.payload_at(at).as_ptr(), message.len()) };
+        let header = header(Kind::Data, message.len());
+        if at == run.start {
+            run.first = header;
+        } else {
+            // Nobody looks at it before the first record is there (P1).
+            self.data.header_at(at).store(header, Ordering::Relaxed);
+        }
+        if (at ^ next) & !(CACHE_LINE - 1) != 0 {
+            self.data.prefetch(at, message.len());
+        }
+        run.at = next;
+        true
+    }
+
+    /// Publishes all of a run at once: its first record, behind which the others are there already.
+    pub(crate) fn publish_run(&mut self, run: Run) {
+        if run.at == run.start {
+            return;
+        }
+        let next = run.tail.wrapping_add((run.at - run.start) as u64);
+        self.publish_records(run.tail, next, run.first);
     }
 
     /// Takes back the long message whose first records are out. There is always room ([`SPARE`]).
@@ -314,6 +396,44 @@ impl Reader {
         unsafe { copy_short(reader.payload(record).as_ptr(), dst, len) };
         reader.release(record);
         Some(len)
+    }
+
+    /// Copies whole messages out from the reader's position on to `bytes`, and where each ends to `ends`, both of which are empty: as many as are there one
+    /// behind the other, up to the end of the ring, up to `most` and as far as there is room already. Then releases them at once. Returns how many.
+    pub(crate) fn take_run(&mut self, bytes: &mut Vec<u8>, ends: &mut Vec<usize>, most: Most) -> usize {
+        let data = self.data;
+        let (head, start, mut word) = self.front();
+        let mut at = start;
+        let (most_bytes, most) = (most.bytes.min(bytes.capacity()), most.messages.min(ends.capacity()));
+        while ends.len() < most {
+            if word != self.last_word {
+                let len = word as u32 as usize;
+                if (word >> 32) as u32 != Kind::Data as u32 || len > data.max_payload() {
+                    break;
+                }
+                (self.last_word, self.last_len) = (word, len);
+            }
+            let (len, filled) = (self.last_len, bytes.len());
+            if len > data.capacity - HEADER - at || len > most_bytes - filled {
+                break;
+            }
+            // SAFETY: the payload lies within the ring, and there is room for it; so many bytes are written before they count.
+            unsafe {
+                copy(data.payload_at(at).as_ptr(), bytes.as_mut_ptr().add(filled), len);
+                bytes.set_len(filled + len);
+            }
+            ends.push(filled + len);
+            at += record_len(len);
+            if at >= data.capacity {
+                break;
+            }
+            // C1, of the next.
+            word = data.header_at(at).load(Ordering::Acquire);
+        }
+        if at != start {
+            self.words().head.store(head.wrapping_add((at - start) as u64), Ordering::Release); // C2
+        }
+        ends.len()
     }
 
     /// The reader's position, its offset, and what stands there.
