@@ -66,7 +66,7 @@ impl Connection {
         try_send_bytes(message: &[u8]) -> Result<(), SendError>;
         send_bytes_timeout(message: &[u8], timeout: Duration) -> Result<(), SendError>;
         send_bytes_deadline(message: &[u8], deadline: Instant) -> Result<(), SendError>;
-        send_batch[M: AsRef<[u8]>](messages: &[M]) -> Result<(), SendError>;
+        send_batch[I: IntoIterator<Item: AsRef<[u8]>>](messages: I) -> Result<(), SendError>;
         try_send_batch[M: AsRef<[u8]>](messages: &[M]) -> Result<usize, SendError>;
         send_vectored(parts: &[IoSlice<'_>]) -> Result<(), SendError>;
         try_send_vectored(parts: &[IoSlice<'_>]) -> Result<(), SendError>;

@@ -10,7 +10,7 @@ use crate::copy::copy_in;
 use crate::deadline::Deadline;
 use crate::error::SendError;
 use crate::gather::{Gather, total};
-use crate::ring::spsc::{Claim, Writer};
+use crate::ring::spsc::{Claim, Run, Writer};
 use crate::ring::{Data, HEADER, Kind, SPARE, record_len};
 use crate::segment::Segment;
 use crate::sync::{AsFd, BorrowedFd, OwnedFd};
@@ -121,16 +121,21 @@ impl Sender {
     /// # Errors
     ///
     /// As [`send_bytes`](Self::send_bytes): the receiver is gone, and what it has received of the messages is not known.
-    pub fn send_batch<M: AsRef<[u8]>>(&mut self, messages: &[M]) -> Result<(), SendError> {
-        let mut sent = 0;
-        while sent < messages.len() {
-            sent += self.send_run(&messages[sent..])?;
-            if let Some(message) = messages.get(sent) {
-                // It did not fit there, and is perhaps to be waited for.
-                self.send_bytes(message.as_ref())?;
-                sent += 1;
+    pub fn send_batch<I: IntoIterator<Item: AsRef<[u8]>>>(&mut self, messages: I) -> Result<(), SendError> {
+        let mut run = self.begin_run()?;
+        for message in messages {
+            let message = message.as_ref();
+            if !self.writer.append(&mut run, message) {
+                self.finish_run(run);
+                run = self.begin_run()?;
+                if !self.writer.append(&mut run, message) {
+                    // It is to be waited for, or not as short as that.
+                    self.send_bytes(message)?;
+                    run = self.begin_run()?;
+                }
             }
         }
+        self.finish_run(run);
         Ok(())
     }
 
@@ -142,7 +147,10 @@ impl Sender {
     pub fn try_send_batch<M: AsRef<[u8]>>(&mut self, messages: &[M]) -> Result<usize, SendError> {
         let mut sent = 0;
         while sent < messages.len() {
-            sent += self.send_run(&messages[sent..])?;
+            let mut run = self.begin_run()?;
+            sent +=
+                messages[sent..].iter().take_while(|message| self.writer.append(&mut run, message.as_ref())).count();
+            self.finish_run(run);
             if let Some(message) = messages.get(sent) {
                 match self.try_send_bytes(message.as_ref()) {
                     Ok(()) => sent += 1,
@@ -264,19 +272,17 @@ impl Sender {
 
     // --- the parts --------------------------------------------------------------------------------
 
-    /// Sends the first of these messages, as many as fit behind one another in free room that is at hand.
-    fn send_run<M: AsRef<[u8]>>(&mut self, messages: &[M]) -> Result<usize, SendError> {
+    fn begin_run(&mut self) -> Result<Run, SendError> {
         if self.waiter.bell.is_gone() {
             return Err(SendError::Disconnected);
         }
-        let mut run = self.writer.begin_run();
-        let fits = |message: &&M| self.writer.append(&mut run, message.as_ref());
-        let sent = messages.iter().take_while(fits).count();
-        if sent > 0 {
-            self.writer.publish_run(run);
+        Ok(self.writer.begin_run())
+    }
+
+    fn finish_run(&mut self, run: Run) {
+        if self.writer.publish_run(run) {
             self.announce();
         }
-        Ok(sent)
     }
 
     /// The fast path: sends a short message, unless there is anything out of the ordinary.

@@ -315,13 +315,14 @@ impl Writer {
         true
     }
 
-    /// Publishes all of a run at once: its first record, behind which the others are there already.
-    pub(crate) fn publish_run(&mut self, run: Run) {
+    /// Publishes all of a run at once: its first record, behind which the others are there already. False if there is none.
+    pub(crate) fn publish_run(&mut self, run: Run) -> bool {
         if run.at == run.start {
-            return;
+            return false;
         }
         let next = run.tail.wrapping_add((run.at - run.start) as u64);
         self.publish_records(run.tail, next, run.first);
+        true
     }
 
     /// Takes back the long message whose first records are out. There is always room ([`SPARE`]).

@@ -62,9 +62,10 @@ use shmem_ipc::ShmemIpc;
 use threads::{Crossbeam, Rtrb};
 
 /// All of them, ringpipe first: it is what the others are compared with.
-pub(crate) static TABLE: [Row; 15] = [
+pub(crate) static TABLE: [Row; 16] = [
     Row::any_size::<ring::Ring>(),
     Row::any_size::<ring::RingInPlace>(),
+    Row::any_size::<ring::RingInBatches>(),
     Row::any_size::<many::Many>(),
     Row::any_size::<kernel::FdPipe>(),
     Row::any_size::<kernel::UnixStream>(),

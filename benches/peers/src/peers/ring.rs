@@ -93,3 +93,74 @@ impl Receiver for Guarding {
         Ok(look(unsafe { guard.as_slice() }))
     }
 }
+
+pub(super) struct RingInBatches;
+
+/// Collects messages as a program would that has many, and sends some together.
+pub(super) struct Batching {
+    sender: ringpipe::Sender,
+    size: usize,
+    pending: Vec<u8>,
+    /// Bytes that are sent together.
+    enough: usize,
+}
+
+pub(super) struct Unbatching {
+    receiver: ringpipe::Receiver,
+    batch: ringpipe::Batch,
+    next: usize,
+}
+
+impl Peer for RingInBatches {
+    const NAME: &'static str = "ringpipe, in batches";
+    const KIND: Kind = Kind::Copy;
+    type Sender = Batching;
+    type Receiver = Unbatching;
+
+    fn open(spec: &Spec) -> Outcome<Halves<Self>> {
+        const TOGETHER: usize = 64;
+        let (receiver, sender) = builder(RING, spec.wait).simplex()?;
+        let size = spec.size;
+        let together = if spec.wait == Wait::Stream { TOGETHER.min(4096 / size).max(1) } else { 1 };
+        let sending = move || Ok(Batching { sender, size, pending: Vec::new(), enough: together * size });
+        let receiving = || Ok(Unbatching { receiver, batch: ringpipe::Batch::new(), next: 0 });
+        Ok((Box::new(sending), Box::new(receiving)))
+    }
+}
+
+impl Batching {
+    fn flush(&mut self) -> Outcome<()> {
+        self.sender.send_batch(self.pending.chunks_exact(self.size))?;
+        self.pending.clear();
+        Ok(())
+    }
+}
+
+impl Sender for Batching {
+    #[inline(always)]
+    fn send(&mut self, message: &[u8]) -> Outcome<()> {
+        self.pending.extend_from_slice(message);
+        if self.pending.len() < self.enough { Ok(()) } else { self.flush() }
+    }
+}
+
+impl Drop for Batching {
+    fn drop(&mut self) {
+        // Should that fail, the receiver misses the last message and says so.
+        let _ = self.flush();
+    }
+}
+
+impl Receiver for Unbatching {
+    #[inline(always)]
+    fn recv<R>(&mut self, look: impl FnOnce(&[u8]) -> R) -> Outcome<R> {
+        loop {
+            if let Some(message) = self.batch.get(self.next) {
+                self.next += 1;
+                return Ok(look(message));
+            }
+            self.receiver.recv_batch(&mut self.batch)?;
+            self.next = 0;
+        }
+    }
+}
