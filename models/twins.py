@@ -151,19 +151,19 @@ TWINS = [
     ("nothing is repaired at the head", MANY, "Reached::Record(at, _) => Some(at),\n            _ => None,", "_ => None,", "many-writer-killed"),
     ("a newcomer clears nothing", MANY, "        for _ in 0..4 * self.cells {\n            let word = Word(self.word(at).load(Ordering::Acquire));\n            match word.compare", "        for _ in 0..0 {\n            let word = Word(self.word(at).load(Ordering::Acquire));\n            match word.compare", "many-newcomer"),
     # --- crowds
-    ("a sleeper changes no number", CROWD, "let next = |word: u32| word.wrapping_add(SEQUENCE) | bits;", "let next = |word: u32| word | bits;", "crowd-sleepers"),
-    ("the number is not moved on before a wake-up", CROWD, """    let word = sleepers.fetch_add(SEQUENCE, Ordering::SeqCst).wrapping_add(SEQUENCE);
+    ("a sleeper changes no number", CROWD, "let next = |word: u32| word & !SLEEPS | word.wrapping_add(SLEEP) & SLEEPS | bits;", "let next = |word: u32| word | bits;", "crowd-sleepers"),
+    ("the number is not moved on before a wake-up", CROWD, """    let word = sleepers.fetch_add(WAKE, Ordering::SeqCst).wrapping_add(WAKE);
     if !sys""", """    let word = sleepers.load(Ordering::SeqCst);
     if !sys""", "crowd-sleepers"),
-    ("nobody is said to be asleep before one is woken", CROWD, """    if !sys::futex_wake_one(sleepers, others) && !sys::futex_wake_one(sleepers, sys::ANY_KIND) {
+    ("nobody is said to be asleep before one is woken", CROWD, """    if !sys::futex_wake_one(sleepers, kinds) && !sys::futex_wake_one(sleepers, sys::ANY_KIND) {
         stand_down(sleepers, word);
     }""", """    stand_down(sleepers, word);
-    let _ = others;
+    let _ = kinds;
     sys::futex_wake_one(sleepers, sys::ANY_KIND);""", "crowd-sleepers"),
     ("stood down whatever the word", CROWD, "let _ = sleepers.compare_exchange(word, word & !(ASLEEP | FOLLOWED), Ordering::SeqCst, Ordering::Relaxed);", "let _ = word;\n    sleepers.fetch_and(!(ASLEEP | FOLLOWED), Ordering::SeqCst);", "crowd-sleepers"),
     ("no look between the bit and the sleep", CROWD, "let ready = (0..LINGER).any(|_| {", "let ready = false && (0..LINGER).any(|_| {", "crowd-sleepers"),
     ("N1 removed for many", CROWD, "compiler_fence(Ordering::SeqCst); // N1", "", "crowd-sleepers"),
-    ("N2 removed for messages", CROWD, "fence(Ordering::SeqCst); // N2\n        let seat = self.theirs();\n        if seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {\n            wake_one", "let seat = self.theirs();\n        if seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {\n            wake_one", "crowd-sleepers"),
+    ("N2 removed for messages", CROWD, "fence(Ordering::SeqCst); // N2\n        let seat = self.theirs();\n        if seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {\n            // The bell", "let seat = self.theirs();\n        if seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {\n            // The bell", "crowd-sleepers"),
     ("N2 removed for room", CROWD, "fence(Ordering::SeqCst); // N2\n        let seat = self.theirs();\n        if seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {\n            let (now", "let seat = self.theirs();\n        if seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {\n            let (now", "crowd-room"),
     ("W1 removed where one leads", BELL, "self.seats.barrier(); // W1", "", "crowd-sleepers"),
     ("no wake-up after a message", MANY_SENDER, "self.side.crowd.notify();", "", "many-two-sleepers"),

@@ -3,7 +3,7 @@
 //! The sockets, the bell and the hints about departures are those of a single waiter (`bell.rs`); all members of a side hold copies of one
 //! socket. What differs is how they sleep. A seat has, beside the bell's word,
 //!
-//! - `sleepers`, the futex word that members sleep on: a sequence number, and [`ASLEEP`] if somebody may be asleep;
+//! - `sleepers`, the futex word that members sleep on: counters of sleeps and of wake-ups, and [`ASLEEP`] if somebody may be asleep;
 //! - `leader`: the number of the member, plus one, of which a thread watches the bell for the others, and a count of those who have led, by
 //!   which nobody takes over from one who came after whom they found dead.
 //!
@@ -11,10 +11,10 @@
 //!
 //! | who | does |
 //! | --- | --- |
-//! | a waiter | changes `sleepers` to the next number with `ASLEEP`; looks at the ring; sleeps while the word is the one it stored |
-//! | a waker | publishes; if it finds `ASLEEP`, adds one to the number, wakes one; if nobody was there to be woken, takes `ASLEEP` away, provided that the word is the one it left |
+//! | a waiter | counts one sleep on in `sleepers`, with `ASLEEP`; looks at the ring; sleeps while no wake-up is counted on |
+//! | a waker | publishes; if it finds `ASLEEP`, counts one wake-up on, wakes one; if nobody was there to be woken, takes `ASLEEP` away, provided that the word is the one it left |
 //!
-//! A waiter between its change and its sleep does not fall asleep once a waker has passed (the number has moved on), and the bit stays
+//! A waiter between its change and its sleep does not fall asleep once a waker has passed (whereas other sleepers do not keep it from that), and the bit stays
 //! for as long as anybody sleeps: to take it away needs a word that nobody has changed since, so whoever had stored it before is awake. A waiter
 //! that only set the bit, without changing a word that had it already, would be overlooked.
 //!
@@ -26,7 +26,7 @@
 //! 1. *Spin*, as a single waiter does.
 //! 2. *Sleep* for one slice.
 //! 3. *Lead*, if nobody does, or a member that is dead: park in `ppoll` on the bell. A message then wakes two: the leader, by the bell, and one
-//!    of those asleep, of another process if there is any: it is found even if one of the two processes is killed before it gets there.
+//!    of those asleep, of another kind if there is any (below): it is found even if one of the two processes is killed before it gets there.
 //! 4. Or else *follow*: sleep for long.
 //!
 //! Nobody follows without a leader: who leads gives that up by leaving, and whoever leaves while some follow ([`FOLLOWED`]) and nobody leads wakes one
@@ -36,6 +36,12 @@
 //!
 //! What comes next may be in the hands of a member that was killed: a message half written, or room that a reader has not given back. Who waits
 //! for that sleeps in slices, and asks at each whether that member is dead, in which case it repairs the ring.
+//!
+//! # Kinds
+//!
+//! Sleepers are of 32 kinds, by the number of their member, and a wake-up can be meant for some kinds first. That for a message goes to one that is not
+//! of the leader's kind, and so of another process, if there is any. (Of two processes, one pair in 32 is of one kind.) Wake-ups for room, and those that are passed on, go
+//! to whoever has slept longest: there, who is woken may not be able to make use of it, and all have to have their turn.
 //!
 //! # Room
 //!
@@ -57,7 +63,10 @@ use crate::wait::{PARK, SLICE, SPIN_CHECK, Wake};
 const ASLEEP: u32 = 1;
 /// Among those asleep may be some who follow.
 const FOLLOWED: u32 = 2;
-const SEQUENCE: u32 = 4;
+/// A counter of sleepers, and one of wake-ups behind it.
+const SLEEP: u32 = 1 << 2;
+const SLEEPS: u32 = (1 << 17) - SLEEP;
+const WAKE: u32 = 1 << 17;
 
 /// Of a seat's `leader`: the number plus one, and what is added for each who leads.
 const LEADER: u32 = (1 << 11) - 1;
@@ -77,6 +86,8 @@ pub(crate) enum Sight {
     Nothing,
     /// Somebody holds what it waits for.
     Held,
+    /// Others go first.
+    Passed,
 }
 
 /// What is waited for.
@@ -125,13 +136,11 @@ fn kind(member: Owner) -> u32 {
     1 << (member % 32)
 }
 
-/// Wakes one of those asleep, of another process than the leader's if there is any.
-fn wake_one(seat: &Seat) {
+/// Wakes one of those asleep, of these kinds if there is any.
+fn wake_one(seat: &Seat, kinds: u32) {
     let sleepers = &seat.sleepers;
-    let leader = leader(seat.leader.load(Ordering::Relaxed));
-    let others = leader.map_or(sys::ANY_KIND, |leader| !kind(leader));
-    let word = sleepers.fetch_add(SEQUENCE, Ordering::SeqCst).wrapping_add(SEQUENCE);
-    if !sys::futex_wake_one(sleepers, others) && !sys::futex_wake_one(sleepers, sys::ANY_KIND) {
+    let word = sleepers.fetch_add(WAKE, Ordering::SeqCst).wrapping_add(WAKE);
+    if !sys::futex_wake_one(sleepers, kinds) && !sys::futex_wake_one(sleepers, sys::ANY_KIND) {
         stand_down(sleepers, word);
     }
 }
@@ -141,7 +150,7 @@ fn wake_all(sleepers: &AtomicU32) {
     if sleepers.load(Ordering::Relaxed) & ASLEEP == 0 {
         return;
     }
-    let word = sleepers.fetch_add(SEQUENCE, Ordering::SeqCst).wrapping_add(SEQUENCE);
+    let word = sleepers.fetch_add(WAKE, Ordering::SeqCst).wrapping_add(WAKE);
     sys::futex_wake_all(sleepers);
     stand_down(sleepers, word);
 }
@@ -156,7 +165,7 @@ pub(crate) fn succeed(seat: &Seat, number: Owner) {
     let seen = seat.leader.load(Ordering::SeqCst);
     let (set, lost) = (Ordering::SeqCst, Ordering::Relaxed);
     if leader(seen) == Some(number) && seat.leader.compare_exchange(seen, seen & !LEADER, set, lost).is_ok() {
-        wake_one(seat);
+        wake_one(seat, sys::ANY_KIND);
     }
 }
 
@@ -232,7 +241,9 @@ impl Crowd {
         fence(Ordering::SeqCst); // N2
         let seat = self.theirs();
         if seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {
-            wake_one(seat);
+            // The bell wakes the leader, so this is to be of another process.
+            let leader = leader(seat.leader.load(Ordering::Relaxed));
+            wake_one(seat, leader.map_or(sys::ANY_KIND, |leader| !kind(leader)));
         }
         self.bell.ring();
     }
@@ -256,10 +267,15 @@ impl Crowd {
                 wake_all(&seat.sleepers);
             } else if now.wrapping_sub(before) > ROOM_GAP {
                 seat.woken_at.store(now, Ordering::Relaxed);
-                wake_one(seat);
+                wake_one(seat, sys::ANY_KIND);
             }
         }
         self.bell.ring();
+    }
+
+    /// Wakes all of our own side that are asleep.
+    pub(crate) fn wake_own(&self) {
+        wake_all(&self.mine().sleepers);
     }
 
     /// Wakes one of our own side, for what we do not take ourselves.
@@ -267,7 +283,7 @@ impl Crowd {
         let seat = self.mine();
         fence(Ordering::SeqCst); // N2
         if seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {
-            wake_one(seat);
+            wake_one(seat, sys::ANY_KIND);
         }
     }
 
@@ -316,7 +332,7 @@ impl Crowd {
             }
             let held = sought.look() == Sight::Held;
             let longest = if held { SLICE } else { PARK };
-            self.sleep(deadline.min(sys::now() + longest), true, me, sought);
+            self.sleep(deadline.min(sys::now() + longest), !held, me, sought);
             if let Some(wake) = self.news(deadline, sought) {
                 return wake;
             }
@@ -343,8 +359,8 @@ impl Crowd {
             Sight::Ready => Some(Wake::Ready),
             // A message that somebody is still writing will come, even if there is no more to follow.
             Sight::Nothing if gone => Some(Wake::Gone),
-            Sight::Held if gone && self.hears_death_only => Some(Wake::Gone),
-            Sight::Nothing | Sight::Held => deadline.passed().then_some(Wake::TimedOut),
+            Sight::Held | Sight::Passed if gone && self.hears_death_only => Some(Wake::Gone),
+            Sight::Nothing | Sight::Held | Sight::Passed => deadline.passed().then_some(Wake::TimedOut),
         }
     }
 
@@ -391,7 +407,7 @@ impl Crowd {
     fn sleep(&self, until: Deadline, long: bool, me: Owner, sought: &impl Sought) {
         let sleepers = &self.mine().sleepers;
         let bits = if long { ASLEEP | FOLLOWED } else { ASLEEP };
-        let next = |word: u32| word.wrapping_add(SEQUENCE) | bits;
+        let next = |word: u32| word & !SLEEPS | word.wrapping_add(SLEEP) & SLEEPS | bits;
         let mut word = sleepers.load(Ordering::Relaxed);
         while let Err(now) = sleepers.compare_exchange_weak(word, next(word), Ordering::SeqCst, Ordering::Relaxed) {
             word = now;
@@ -410,7 +426,15 @@ impl Crowd {
         if long && leader(self.mine().leader.load(Ordering::Relaxed)).is_none() {
             return;
         }
-        sys::futex_wait(sleepers, next(word), until, kind(me));
+        word = next(word);
+        while sys::futex_wait(sleepers, word, until, kind(me)) {
+            // If that was another sleeper, and no waker, there is nothing new to be seen.
+            let now = sleepers.load(Ordering::SeqCst);
+            if now & !(SLEEPS | ASLEEP | FOLLOWED) != word & !(SLEEPS | ASLEEP | FOLLOWED) || now & bits != bits {
+                return;
+            }
+            word = now;
+        }
     }
 
     /// The word by which this thread leads, if it does.
@@ -443,7 +467,7 @@ impl Crowd {
         if seat.sleepers.load(Ordering::Relaxed) & FOLLOWED != 0
             && leader(seat.leader.load(Ordering::Relaxed)).is_none()
         {
-            wake_one(seat);
+            wake_one(seat, sys::ANY_KIND);
         }
     }
 
@@ -458,7 +482,7 @@ impl Crowd {
                 self.sleep(deadline.min(sys::now() + SLICE), false, me, sought);
                 self.bell.listen(Deadline::NOW)
             } else {
-                let held = sought.look() == Sight::Held;
+                let held = sought.look() != Sight::Nothing;
                 self.bell.listen(deadline.min(sys::now() + if held { SLICE } else { PARK }))
             };
             if let Some(wake) = self.news(deadline, sought) {

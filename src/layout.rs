@@ -131,6 +131,8 @@ pub(crate) struct TailWords {
     pub(crate) long: [AtomicU64; WINDOWS as usize],
     /// Who is to get room before all others, and until when.
     pub(crate) precedence: AtomicU64,
+    /// Until when nobody is to.
+    pub(crate) pause: AtomicU64,
     /// How much of the window of that number has been written since its memory was last given back.
     pub(crate) extent: [AtomicU64; WINDOWS as usize],
 }

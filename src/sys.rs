@@ -219,14 +219,13 @@ fn bits(kinds: u32) -> NonZeroU32 {
     NonZeroU32::new(kinds).expect("some kind")
 }
 
-/// Sleeps, as one of `kind`, while `word` holds `expected`, until woken or `deadline`. True after a wake-up (or
-/// anything else that warrants another look), false when the deadline has passed.
+/// Sleeps, as one of `kind`, while `word` holds `expected`, until woken or `deadline`. True if the word held something else right away.
 ///
 /// The operation is process-shared: `FUTEX_PRIVATE_FLAG` would make the kernel look for sleepers of
 /// this process only.
 pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Deadline, kind: u32) -> bool {
     let (until, kind) = (deadline.at().map(timespec), bits(kind));
-    futex::wait_bitset(word, futex::Flags::empty(), expected, until.as_ref(), kind) != Err(Errno::TIMEDOUT)
+    futex::wait_bitset(word, futex::Flags::empty(), expected, until.as_ref(), kind) == Err(Errno::AGAIN)
 }
 
 /// Wakes one that is of one of `kinds`. Whether there was any.

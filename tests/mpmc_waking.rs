@@ -174,7 +174,10 @@ fn a_message_is_received_within_some_milliseconds_though_a_whole_process_of_slee
         if crowd.wait().was_killed() && !(ends.0.is_empty() && shared.get(0) == received) {
             received += 1;
             shared.await_at_least(0, received);
-            took.push((shared.get(1) - start) / 1000);
+            // Two whose numbers differ by a multiple of 32 cannot be told apart.
+            if single.pid % 32 != crowd.pid % 32 {
+                took.push((shared.get(1) - start) / 1000);
+            }
         }
         [&single, &hog].iter().for_each(|child| child.kill());
         [single, hog].iter().for_each(|child| assert!(child.wait().was_killed()));

@@ -162,6 +162,7 @@ impl Many {
                 free: cursor(),
                 long: std::array::from_fn(|_| AtomicU64::new(0)),
                 precedence: AtomicU64::new(0),
+                pause: AtomicU64::new(0),
                 extent: std::array::from_fn(|_| AtomicU64::new(0)),
             }),
             head: Line(cursor()),

@@ -214,12 +214,15 @@ impl AtomicU32 {
         self.compare_exchange(old, new, set, seen)
     }
 
-    pub(crate) fn wait(&self, expected: u32) {
+    /// True if the word holds something else.
+    pub(crate) fn wait(&self, expected: u32) -> bool {
         let mut asleep = self.queue.lock().unwrap();
-        if self.value.load(Ordering::SeqCst) == expected {
+        let changed = self.value.load(Ordering::SeqCst) != expected;
+        if !changed {
             *asleep += 1;
             drop(self.woken.wait(asleep).unwrap());
         }
+        changed
     }
 
     /// Wakes whoever has slept longest. Whether there was anybody.

@@ -38,10 +38,7 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Deadline, _:
             sync::sleep(at);
             false
         }
-        None => {
-            word.wait(expected);
-            true
-        }
+        None => word.wait(expected),
     }
 }
 

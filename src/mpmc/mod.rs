@@ -38,25 +38,26 @@
 //!   holds up what was sent behind it. A [`ReadGuard`] holds up nothing, but keeps its room, and no room behind it becomes free before.
 //! - Room goes to whoever finds it. A message that needs more than a 64th of the ring gets it before all others once it has waited for some 10 ms, as
 //!   long as receivers give room back at least every 100 ms; meanwhile `try_` calls of others find the ring full. If its sender is killed or
-//!   stopped then, the others wait for another 100 ms at most.
+//!   stopped then, the others wait for another 100 ms at most. Beside senders that always have such messages, the others get room about half of the time.
 //! - A killed process is dead once its memory is gone: not while a child made by `vfork` still shares it (`posix_spawn` until the other program
 //!   runs), nor while its core is being dumped.
 //! - A process that closes the library's descriptors behind its back while it holds a [`WriteGuard`] keeps receivers from the end of file.
 //! - A hostile peer that can hold up page faults (by a file system of its own, say) can hold up whoever receives a long message beyond
-//!   any deadline, when its memory is given back: a `maxlength` of at most [`Sender::max_reserve`] prevents it. And in rings of hundreds of MiB, contents made up by a peer can make a call overrun its deadline by a second or so.
+//!   any deadline, when its memory is given back: a `maxlength` of at most [`Sender::max_reserve`] prevents it. (Likewise who sends one that there is no memory for.) And in rings of hundreds of MiB, contents made up by a peer can make a call overrun its deadline by a second or so.
 //! - A guard that is leaked (`mem::forget`) keeps its place until the last handle of its side is dropped in this process.
 //! - Pipe ends cannot be sent through a pipe for many.
 //! - If a sender is killed between publishing a message and announcing it, receivers that have been waiting for more than 5 ms find the message within a
 //!   second, or with the next. The same second may pass before senders that wait for room notice what a killed receiver freed, and before
-//!   anybody notices that the whole other side was killed, if the one that watches for that was killed too, or is stopped; and, where more than 32
-//!   sides take part, before a message is found for which two threads of one process were woken, if that is killed.
+//!   anybody notices that the whole other side was killed, if the one that watches for that was killed too, or is stopped; and before a message is found
+//!   for which two threads of one process were woken, if that is killed: only where no other process was asleep, or one whose number differs by a
+//!   multiple of 32.
 //! - While a sender is stopped in the middle of a message, or a [`WriteGuard`] is held, a receiver's descriptor may be readable for nothing.
 //!
 //! # Long messages
 //!
 //! Messages may be longer than the ring. What is longer than a quarter of it (or than 64 KiB) lies partly outside of the ring, in memory that is
-//! given back, down to a MiB for each, when it has been received. What a killed process had of it stays in use until another goes the same way (the
-//! fourth at the latest), or the pipe is gone. At most four such messages are in flight at a time; to send another waits.
+//! given back, down to a MiB for each, when it has been received. What a killed process had of it stays in use until another long message takes
+//! the same of four places, or the pipe is gone. At most four such messages are in flight at a time; to send another waits.
 //!
 //! # What it takes
 //!

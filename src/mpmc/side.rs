@@ -169,12 +169,14 @@ pub(super) struct ForRoom<'a> {
     /// How far room had been given back when precedence was last taken or thought of.
     free: Cell<u64>,
     precedence: Cell<Precedence>,
+    /// Since when there has been precedence.
+    taken: Cell<u64>,
 }
 
 impl<'a> ForRoom<'a> {
     pub(super) fn new(side: &'a Side, me: Owner, len: usize) -> ForRoom<'a> {
-        let (since, free, precedence) = (Cell::new(None), Cell::new(side.ring.free()), Cell::default());
-        ForRoom { side, me, len, since, free, precedence }
+        let (since, free) = (Cell::new(None), Cell::new(side.ring.free()));
+        ForRoom { side, me, len, since, free, precedence: Cell::default(), taken: Cell::new(0) }
     }
 
     /// Claims the room, if it is there.
@@ -196,6 +198,7 @@ impl Sought for ForRoom<'_> {
             Room::Lacking if self.precedence.get().is_some() => Sight::Held,
             Room::Lacking => Sight::Nothing,
             Room::Held => Sight::Held,
+            Room::Passed => Sight::Passed,
         }
     }
 
@@ -208,10 +211,17 @@ impl Sought for ForRoom<'_> {
         let now = sys::now();
         let since = self.since.get().unwrap_or(now);
         self.since.set(Some(since));
-        if now - since > LONG && self.precedence.get().wanes(now) {
+        let mine = self.precedence.get();
+        if now - since > LONG && mine.wanes(now) {
             let free = self.side.ring.free();
             if self.free.replace(free) != free {
-                self.precedence.set(self.side.ring.take_precedence(self.precedence.get(), self.me));
+                let next = self.side.ring.take_precedence(mine, self.me);
+                if !mine.is_some() {
+                    self.taken.set(now);
+                }
+                self.precedence.set(next);
+            } else if mine.is_over(now) {
+                self.precedence.set(Precedence::default());
             }
         }
     }
@@ -229,8 +239,9 @@ impl Drop for ForRoom<'_> {
     fn drop(&mut self) {
         let precedence = self.precedence.get();
         if precedence.is_some() {
-            self.side.ring.drop_precedence(precedence);
-            self.side.crowd.pass_on();
+            self.side.ring.end_precedence(precedence, self.taken.get());
+            // They sleep for long meanwhile.
+            self.side.crowd.wake_own();
         }
     }
 }

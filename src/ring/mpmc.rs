@@ -47,7 +47,8 @@
 //! # Precedence
 //!
 //! Where the ring is full, room comes in small pieces, and who needs little takes them away from who needs much. So one writer at a time may take
-//! *precedence*: a word that says until when all others leave room alone. It is a hint: it ends by itself, and nothing but waiting hangs on it.
+//! *precedence*: a word that says until when all others leave room alone. It is a hint: it ends by itself, and nothing but waiting hangs on it. After it,
+//! nobody has it for a while, so that those who need little get on as well.
 //!
 //! # Orderings
 //!
@@ -195,8 +196,10 @@ impl Held {
 pub(crate) enum Room {
     Enough,
     Lacking,
-    /// Not enough, and what comes first is held by somebody; or somebody else has precedence.
+    /// Not enough, and what comes first is held by somebody.
     Held,
+    /// Somebody else has precedence.
+    Passed,
 }
 
 /// A writer's precedence, or none: when it ends, in nanoseconds, of which the lowest bits say whose it is.
@@ -215,12 +218,17 @@ impl Precedence {
     }
 
     fn lasts(self, now: u64) -> bool {
-        self.0.checked_sub(now).is_some_and(|left| left <= TERM)
+        self.0.checked_sub(now).is_some_and(|left| left <= TERM + FIELD)
     }
 
     /// Whether it is over soon, or over.
     pub(crate) fn wanes(self, now: u64) -> bool {
         self.0 < now + TERM / 2
+    }
+
+    /// Whether it is over.
+    pub(crate) fn is_over(self, now: u64) -> bool {
+        self.0 < now
     }
 }
 
@@ -416,9 +424,13 @@ impl Ring {
 
     /// Asks all others to leave room to `owner`, for a while or, with `mine`, for another while. None while somebody else has precedence.
     pub(crate) fn take_precedence(&self, mine: Precedence, owner: Owner) -> Precedence {
-        let (word, now) = (&self.control().tail.0.precedence, sys::now());
+        let tail = &self.control().tail.0;
+        let (word, pause) = (&tail.precedence, tail.pause.load(Ordering::Relaxed));
         let seen = word.load(Ordering::Relaxed);
-        if seen != mine.0 && Precedence(seen).lasts(now) {
+        let now = sys::now();
+        let anew = seen != mine.0 || mine == Precedence::NONE;
+        let barred = Precedence(seen).lasts(now) || Precedence(pause).lasts(now);
+        if anew && barred {
             return Precedence::NONE;
         }
         let next = Precedence::new(owner, now);
@@ -428,7 +440,15 @@ impl Ring {
         }
     }
 
-    pub(crate) fn drop_precedence(&self, mine: Precedence) {
+    /// After `mine`, which was had since `since`, nobody has precedence for as long: or writers that need much could pass it on among themselves.
+    pub(crate) fn end_precedence(&self, mine: Precedence, since: u64) {
+        let now = sys::now();
+        let pause = now.saturating_sub(since).clamp(TERM / 20, TERM / 2);
+        self.control().tail.0.pause.store(now + pause, Ordering::Relaxed);
+        self.drop_precedence(mine);
+    }
+
+    fn drop_precedence(&self, mine: Precedence) {
         let _ = self.control().tail.0.precedence.compare_exchange(mine.0, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
@@ -448,7 +468,7 @@ impl Ring {
     /// Whether a claim for `len` bytes would get on.
     pub(crate) fn room(&self, len: usize, mine: Precedence) -> Room {
         if self.gives_way(mine) {
-            return Room::Held;
+            return Room::Passed;
         }
         let Reached::Unclaimed(at, _) = self.find_tail() else { return Room::Lacking };
         let (cells, _) = self.size(len);

@@ -87,6 +87,11 @@ pub(crate) enum Place {
 pub(crate) trait Sender {
     /// Sends a message, waiting for room. Where messages are [lent](Kind::Loan), `message` is what [`place`] takes.
     fn send(&mut self, message: &[u8]) -> Outcome<()>;
+
+    /// Sends what has been collected, where messages are.
+    fn flush(&mut self) -> Outcome<()> {
+        Ok(())
+    }
 }
 
 pub(crate) trait Receiver {

@@ -79,7 +79,8 @@ pub(crate) fn flood(tx: &mut impl Sender, mut out: Outgoing, size: usize, span: 
     while send(stride)? < LEAST * stride || cpu::now() < end {}
     // Some more, so that there are messages even behind the receiver's last look at the clock.
     let sent = send(stride.div_ceil(2))?;
-    tx.send(out.last(sent))
+    tx.send(out.last(sent))?;
+    tx.flush()
 }
 
 /// One way, receiving side: what came after the warm-up.

@@ -25,9 +25,10 @@ impl Memory {
             let word = || AtomicU32::new(0);
             Line(Seat { bell: word(), sleepers: word(), leader: word(), woken_at: AtomicU64::new(0) })
         };
-        let (long, precedence) = (std::array::from_fn(|_| cursor()), AtomicU64::new(0));
+        let long = std::array::from_fn(|_| cursor());
+        let (precedence, pause) = (AtomicU64::new(0), AtomicU64::new(0));
         let extent = std::array::from_fn(|_| AtomicU64::new(0));
-        let tail = Line(TailWords { tail: cursor(), free: cursor(), long, precedence, extent });
+        let tail = Line(TailWords { tail: cursor(), free: cursor(), long, precedence, pause, extent });
         let control = NonNull::from(Box::leak(Box::new(ManyControl {
             tail,
             head: Line(cursor()),
@@ -175,32 +176,58 @@ fn what_a_dead_reader_had_taken_gives_its_room_back() {
 
 #[test]
 fn whoever_has_precedence_gets_room_before_all_others_for_a_while() {
+    // Whoever's it is, and however late the others look.
+    for owner in [0, 1, 500, 1023] {
+        let memory = Memory::new(8, 0);
+        let ring = &memory.ring;
+        let (none, start) = (Precedence::default(), sys::now());
+        let first = ring.take_precedence(none, owner);
+        let refused = !ring.take_precedence(none, 2).is_some()
+            && ring.claim(1, 2).is_none()
+            && ring.search_room(1, 2, none).is_none()
+            && ring.room(1, none) == Room::Passed;
+        assert!(first.is_some() && (refused || sys::now() - start > TERM));
+        assert!(ring.room(1, first) == Room::Enough && ring.search_room(1, owner, first).is_some());
+        // Asked for once more, it lasts for longer.
+        let later = sys::now() + 2 * FIELD;
+        while sys::now() < later {}
+        let second = ring.take_precedence(first, owner);
+        assert!(second.is_some() && second != first);
+        // It ends by itself, or earlier; and not before a while has passed can it be had anew.
+        ring.drop_precedence(first);
+        assert!(ring.claim(1, 2).is_none() || sys::now() - later > TERM);
+        let end = sys::now();
+        ring.end_precedence(second, start);
+        assert!(ring.claim(1, 2).is_some());
+        while !ring.take_precedence(none, 3).is_some() {
+            assert!(sys::now() < end + 10 * TERM);
+        }
+        assert!(sys::now() - end >= TERM / 20);
+        let start = sys::now();
+        while ring.claim(1, 2).is_none() {
+            assert!(sys::now() < start + 10 * TERM);
+        }
+        // Neither lasts if nobody would write it.
+        for word in [&ring.control().tail.0.precedence, &ring.control().tail.0.pause] {
+            word.store(u64::MAX, Ordering::Relaxed);
+        }
+        assert!(ring.claim(1, 2).is_some() && ring.take_precedence(none, 2).is_some());
+    }
+}
+
+#[test]
+fn precedence_is_respected_at_once() {
     let memory = Memory::new(8, 0);
     let ring = &memory.ring;
-    let none = Precedence::default();
-    let first = ring.take_precedence(none, 1);
-    assert!(first.is_some() && !ring.take_precedence(none, 2).is_some());
-    assert!(ring.claim(1, 2).is_none() && ring.search_room(1, 2, none).is_none() && ring.room(1, none) == Room::Held);
-    assert!(ring.room(1, first) == Room::Enough && ring.search_room(1, 1, first).is_some());
-    // Asked for once more, it is another; the one before is of no more use, and cannot be taken back any more.
-    let later = sys::now() + 2 * FIELD;
-    while sys::now() < later {}
-    let second = ring.take_precedence(first, 1);
-    assert!(second.is_some() && second != first && ring.room(1, first) == Room::Held);
-    ring.drop_precedence(first);
-    assert!(ring.claim(1, 2).is_none());
-    ring.drop_precedence(second);
-    assert!(ring.claim(1, 2).is_some());
-    // It ends by itself, and so does one that nobody would write.
-    let start = sys::now();
-    let third = ring.take_precedence(none, 3);
-    while ring.claim(1, 2).is_none() {
-        assert!(sys::now() < start + 10 * TERM);
+    for owner in [0, 100, 1023] {
+        for _ in 0..if cfg!(miri) { 3 } else { 1_000 } {
+            let start = sys::now();
+            let mine = ring.take_precedence(Precedence::default(), owner);
+            let passed = ring.room(1, Precedence::default()) == Room::Passed;
+            assert!(mine.is_some() && (passed || sys::now() - start > TERM), "of {owner}");
+            ring.drop_precedence(mine);
+        }
     }
-    assert!(sys::now() - start >= TERM - FIELD);
-    assert!(third.wanes(sys::now()) && ring.take_precedence(none, 2).is_some());
-    ring.control().tail.0.precedence.store(u64::MAX, Ordering::Relaxed);
-    assert!(ring.claim(1, 2).is_some());
 }
 
 #[test]

@@ -128,26 +128,17 @@ impl Peer for RingInBatches {
     }
 }
 
-impl Batching {
-    fn flush(&mut self) -> Outcome<()> {
-        self.sender.send_batch(self.pending.chunks_exact(self.size))?;
-        self.pending.clear();
-        Ok(())
-    }
-}
-
 impl Sender for Batching {
     #[inline(always)]
     fn send(&mut self, message: &[u8]) -> Outcome<()> {
         self.pending.extend_from_slice(message);
         if self.pending.len() < self.enough { Ok(()) } else { self.flush() }
     }
-}
 
-impl Drop for Batching {
-    fn drop(&mut self) {
-        // Should that fail, the receiver misses the last message and says so.
-        let _ = self.flush();
+    fn flush(&mut self) -> Outcome<()> {
+        self.sender.send_batch(self.pending.chunks_exact(self.size))?;
+        self.pending.clear();
+        Ok(())
     }
 }
 
