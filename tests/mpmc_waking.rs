@@ -13,8 +13,8 @@ use ringpipe::mpmc::{Receiver, Sender};
 use ringpipe::{AttachError, Builder, End, RecvError, SendError};
 use support::many::{SMALL, attached, receiving, sending, small};
 use support::{
-    Call, Child, Random, Shared, await_call, call_number, doing, eventually, fork, guard, guard_for, is_alive, median,
-    nanos, pin, poll_fd, skip, sleeps,
+    Call, Child, Random, Shared, await_call, call_number, doing, eventually, fork, guard, guard_for, is_alive,
+    may_take, median, nanos, pin, poll_fd, skip, sleeps,
 };
 
 /// Nothing takes so long unless somebody is stuck.
@@ -508,6 +508,7 @@ fn fairness_none_of_four_senders_and_four_receivers_gets_less_than_a_twentieth_o
         let child;
         (child, ends) = match n < SIDE {
             true => sending(ends, |sender| {
+                may_take(60 + seconds as u32);
                 while over.load(Ordering::Relaxed) == 0 {
                     sender.send_bytes(&[n as u8; 64]).unwrap();
                     mine.fetch_add(1, Ordering::Relaxed);
@@ -515,6 +516,7 @@ fn fairness_none_of_four_senders_and_four_receivers_gets_less_than_a_twentieth_o
                 0
             }),
             false => receiving(ends, |receiver| {
+                may_take(60 + seconds as u32);
                 let mut buf = [0; 64];
                 while receiver.recv_bytes_into(&mut buf, 0).is_ok() {
                     // The race is over, but what was sent is received.

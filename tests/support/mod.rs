@@ -51,6 +51,12 @@ pub(crate) fn guard_for(seconds: u32) -> (MutexGuard<'static, ()>, Watchdog) {
     (alone, watchdog(seconds))
 }
 
+/// In a child: it may take so long, rather than [`CHILD_LIMIT`].
+pub(crate) fn may_take(seconds: u32) {
+    // SAFETY: no preconditions.
+    unsafe { libc::alarm(seconds) };
+}
+
 /// Aborts the whole test process if the guard is not dropped within so many seconds.
 #[must_use = "the watch ends when the guard is dropped"]
 pub(crate) fn watchdog(seconds: u32) -> Watchdog {
