@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::spsc::{Claim, Look, Reader, Writer};
+use super::spsc::{Claim, Look, Most, Reader, Writer};
 use super::{Data, HEADER, Kind, SPARE, record_len};
 use crate::layout::{Control, Geometry, MIN_CAPACITY};
 use crate::segment::Segment;
@@ -231,9 +231,97 @@ fn senseless_cursors_never_lead_outside_the_ring() {
                     }
                     assert!(pair.writer.room() <= MIN_CAPACITY && pair.reader.fill() <= MIN_CAPACITY);
                 }
+                let mut run = pair.writer.begin_run();
+                for len in [0, 60, 1, 900] {
+                    pair.writer.append(&mut run, &message(0, len));
+                }
+                pair.writer.publish_run(run);
+                take_run(&mut pair.reader, &mut Vec::new());
             }
         }
     }
+}
+
+/// As many of these as fit, published together.
+fn send_run(writer: &mut Writer, messages: &[Vec<u8>]) -> usize {
+    let mut run = writer.begin_run();
+    let fit = messages.iter().take_while(|message| writer.append(&mut run, message)).count();
+    assert_eq!(writer.publish_run(run), fit > 0);
+    fit
+}
+
+/// What is there up to the end of the ring, padding passed over before it.
+fn take_run(reader: &mut Reader, to: &mut Vec<Vec<u8>>) {
+    let (mut bytes, mut ends) = (Vec::with_capacity(2000), Vec::with_capacity(20));
+    if let Look::Record(record) = reader.look() {
+        if record.kind != Kind::Data {
+            reader.release(record);
+        }
+    }
+    let count = reader.take_run(&mut bytes, &mut ends, Most { messages: 20, bytes: 2000 });
+    assert!(count == ends.len() && ends.len() <= 20 && bytes.len() <= 2000);
+    let mut start = 0;
+    to.extend(ends.into_iter().map(|end| bytes[std::mem::replace(&mut start, end)..end].to_vec()));
+}
+
+#[test]
+fn runs_of_messages_go_round_the_ring() {
+    for start in [0, 8, 0_u64.wrapping_sub(40)] {
+        let mut pair = pair(start);
+        let (mut sent, mut got) = (Vec::new(), Vec::new());
+        for round in 0..if cfg!(miri) { 20 } else { 2_000 } {
+            let messages: Vec<Vec<u8>> = (0..round % 9).map(|n| message(n, (round * 37 + n * 11) % 130)).collect();
+            let fit = send_run(&mut pair.writer, &messages);
+            sent.extend_from_slice(&messages[..fit]);
+            if let Some(message) = messages.get(fit) {
+                // At the end of the ring, or there is no room.
+                if pair.send(message) {
+                    sent.push(message.clone());
+                }
+            }
+            if round % 3 > 0 {
+                take_run(&mut pair.reader, &mut got);
+            }
+            assert!(sent[..got.len()] == got);
+        }
+        for _ in 0..100 {
+            if got.len() < sent.len() {
+                take_run(&mut pair.reader, &mut got);
+            }
+        }
+        assert!(sent == got && sent.len() > 20 && pair.writer.fill() == 0);
+    }
+}
+
+#[test]
+fn two_threads_exchange_runs_of_messages() {
+    let Pair { mut writer, mut reader, segment } = pair(0_u64.wrapping_sub(64));
+    let count = if cfg!(miri) { 100 } else { 200_000 };
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut number = 0;
+            while number < count {
+                let next = count.min(number + 1 + number % 7);
+                let messages: Vec<Vec<u8>> = (number..next).map(|n| message(n, n % 90)).collect();
+                let fit = send_run(&mut writer, &messages);
+                number += fit;
+                if fit < messages.len() {
+                    number += usize::from(send(&mut writer, &messages[fit]));
+                    std::thread::yield_now();
+                }
+            }
+        });
+        let (mut got, mut number) = (Vec::new(), 0);
+        while number < count {
+            take_run(&mut reader, &mut got);
+            for got in got.drain(..) {
+                assert_eq!(got, message(number, number % 90));
+                number += 1;
+            }
+            std::thread::yield_now();
+        }
+    });
+    drop(segment);
 }
 
 #[test]
