@@ -507,7 +507,7 @@ fn a_pipe_for_many_that_is_made_where_files_may_not_be_long_takes_messages_up_to
             allow_files_of(limit);
             let (receiver, sender) = Builder::new().capacity(MANY).mpmc().unwrap();
             let Err(SendError::TooLong { max, len }) = sender.send_bytes(&vec![0; 9 << 20]) else { return 1 };
-            assert!(len == 9 << 20 && max >= least && max as u64 <= limit, "{max} of {limit}");
+            assert!(len == 9 << 20 && max >= least && max as libc::rlim_t <= limit, "{max} of {limit}");
             for len in [max - 1, max] {
                 sender.try_send_bytes(&numbered(len)).unwrap();
                 assert!(receiver.try_recv_bytes().unwrap() == numbered(len), "{len} bytes");
