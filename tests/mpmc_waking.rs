@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ringpipe::mpmc::{Receiver, Sender};
-use ringpipe::{AttachError, Builder, End, RecvError, SendError};
+use ringpipe::{AttachError, End, RecvError, SendError};
 use support::many::{SMALL, attached, receiving, sending, small};
 use support::{
     Call, Child, Random, Shared, await_call, call_number, doing, eventually, fork, guard, guard_for, is_alive,
@@ -736,7 +736,7 @@ fn who_gets_the_number_of_a_killed_one_finds_what_that_held_though_others_go_rou
     }
     // What takes a while takes longer in a build for debugging.
     let (capacity, rounds) = if cfg!(debug_assertions) { (4 << 20, 4) } else { (64 << 20, 8) };
-    let (receiver, sender) = Builder::new().capacity(capacity).mpmc().unwrap();
+    let (receiver, sender) = ringpipe::Builder::new().capacity(capacity).mpmc().unwrap();
     let cells = sender.capacity() / 64;
     let _all = crowd(&sender, SIDES - 3);
     let mut random = Random::new(3);
