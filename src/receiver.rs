@@ -306,7 +306,7 @@ impl Receiver {
     /// Receives what is there in one go, into `batch`, whose earlier content is gone: whole messages in the order sent, at most 1,024 and, if more than
     /// one, at most 32 KiB of them. Waits for the first.
     ///
-    /// For short messages this takes a fraction of the time that as many receives take; whether they were sent by
+    /// For who works on many messages at a time; as many receives into a buffer are not slower. Whether the messages were sent by
     /// [`send_batch`](crate::Sender::send_batch) does not matter.
     ///
     /// # Errors

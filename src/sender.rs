@@ -115,8 +115,9 @@ impl Sender {
 
     /// Sends many messages, in order, each of which arrives by itself. Waits for room.
     ///
-    /// Short messages are published some together, which takes a fraction of the time: see [`Receiver::recv_batch`](crate::Receiver::recv_batch)
-    /// for the other side, which need not be used for that. Otherwise the same as [`send_bytes`](Self::send_bytes) for each.
+    /// Short messages are published some together: all of them are there at once, or none. [`Receiver::recv_batch`](crate::Receiver::recv_batch)
+    /// is for the other side, which need not use it. Otherwise the same as [`send_bytes`](Self::send_bytes) for each, which is not slower: collecting
+    /// messages only to send them in a batch costs more than it saves.
     ///
     /// # Errors
     ///
