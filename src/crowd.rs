@@ -430,7 +430,7 @@ impl Crowd {
         while sys::futex_wait(sleepers, word, until, kind(me)) {
             // If that was another sleeper, and no waker, there is nothing new to be seen.
             let now = sleepers.load(Ordering::SeqCst);
-            if now & !(SLEEPS | ASLEEP | FOLLOWED) != word & !(SLEEPS | ASLEEP | FOLLOWED) || now & bits != bits {
+            if now / WAKE != word / WAKE || now & bits != bits {
                 return;
             }
             word = now;

@@ -123,7 +123,8 @@ impl Ring {
 
     /// The first cell, and the window of a long message.
     pub fn place(&self, held: Held) -> (usize, Option<usize>) {
-        place(&self.segment, &self.ring, held.0)
+        let offset = self.ring.payload(held.0).addr().get() - self.segment.ring(0).addr().get();
+        (offset / CELL, self.ring.window(held.0))
     }
 
     /// Gives up for the dead what is in the way.
@@ -161,11 +162,6 @@ impl Ring {
             }
         }
     }
-}
-
-fn place(segment: &Segment, ring: &mpmc::Ring, held: mpmc::Held) -> (usize, Option<usize>) {
-    let offset = ring.payload(held).addr().get() - segment.ring(0).addr().get();
-    (offset / CELL, ring.window(held))
 }
 
 fn control(segment: &Segment) -> &ManyControl {
