@@ -119,7 +119,7 @@ mod sys;
 mod typed;
 mod wait;
 
-pub use batch::Batch;
+pub use batch::{Batch, SendBatch};
 pub use connection::Connection;
 pub use error::{AttachError, BufferTooShort, BuildError, CodecError, RecvError, RecvIntoError, SendError};
 pub use handover::{End, HandoverError};

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::assembly::{Assembly, Partial};
-use crate::batch::{self, Batch};
+use crate::batch::Batch;
 use crate::copy::copy;
 use crate::deadline::Deadline;
 use crate::error::{AttachError, BufferTooShort, RecvError, RecvIntoError};
 use crate::read_guard::{Message, ReadGuard};
-use crate::ring::spsc::{Look, Most, Reader, Record};
-use crate::ring::{Data, HEADER, Kind};
+use crate::ring::spsc::{Look, Reader, Record};
+use crate::ring::{Data, HEADER, Kind, record_len};
 use crate::segment::Segment;
 use crate::sync::{AsFd, BorrowedFd, OwnedFd};
 use crate::wait::{Waiter, Wake};
@@ -624,6 +624,15 @@ impl Receiver {
 
     #[inline(never)]
     fn recv_into_whole(&mut self, buf: &mut [u8], offset: usize, deadline: Deadline) -> Result<usize, RecvIntoError> {
+        if let (State::Clean, Some(room)) = (&self.state, buf.get_mut(offset..)) {
+            if self.reader.is_empty() && !deadline.is_immediate() && self.waiter.glance(|| !self.reader.is_empty()) {
+                // SAFETY: the pointer and the length are the buffer's.
+                if let Some(len) = unsafe { self.reader.take_short(room.as_mut_ptr(), room.len()) } {
+                    self.released();
+                    return Ok(len);
+                }
+            }
+        }
         if let (Some(room), Some(record)) = (buf.get_mut(offset..), self.at_hand()) {
             if record.len <= room.len() {
                 // SAFETY: the message fits in the buffer.
@@ -660,12 +669,10 @@ impl Receiver {
         batch.clear();
         match self.receive(None, usize::MAX, deadline)? {
             Received::InPlace(record) => {
-                if !batch.reserve(record.len) {
+                if !batch.take_run(record_len(record.len), |out| self.reader.take_run(record, out)) {
                     return Err(RecvError::NoMemory { len: record.len });
                 }
-                let (bytes, ends) = batch.parts();
-                let most = Most { messages: batch::MOST, bytes: record.len.max(batch::MOST_BYTES) };
-                if self.reader.take_run(bytes, ends, most) == 0 {
+                if batch.is_empty() {
                     // It was there just now, and only somebody who does not keep to the rules can have changed it.
                     return Err(self.corrupt());
                 }

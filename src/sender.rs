@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::batch::SendBatch;
 use crate::copy::copy_in;
 use crate::deadline::Deadline;
 use crate::error::SendError;
@@ -113,30 +114,37 @@ impl Sender {
         self.send_parts(&[IoSlice::new(message)], message.len(), Deadline::instant(deadline))
     }
 
-    /// Sends many messages, in order, each of which arrives by itself. Waits for room.
+    /// Opens a batch: messages that are pushed to it are sent together, some at a time. Many short ones take less than half as long so.
+    ///
+    /// ```
+    /// # let (mut receiver, mut sender) = ringpipe::simplex()?;
+    /// let mut batch = sender.batch();
+    /// for number in 0..100_u32 {
+    ///     batch.push(&number.to_le_bytes())?;
+    /// }
+    /// drop(batch);
+    /// assert_eq!(receiver.recv_bytes()?, [0; 4]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline]
+    pub fn batch(&mut self) -> SendBatch<'_> {
+        SendBatch::new(self)
+    }
+
+    /// Sends many messages, in order, each of which arrives by itself. Waits for room. The same as a [`batch`](Self::batch) of them.
     ///
     /// Short messages are published some together: all of them are there at once, or none. [`Receiver::recv_batch`](crate::Receiver::recv_batch)
-    /// is for the other side, which need not use it. Otherwise the same as [`send_bytes`](Self::send_bytes) for each, which is not slower: collecting
-    /// messages only to send them in a batch costs more than it saves.
+    /// is for the other side, which need not use it.
     ///
     /// # Errors
     ///
     /// As [`send_bytes`](Self::send_bytes): the receiver is gone, and what it has received of the messages is not known.
+    #[inline]
     pub fn send_batch<I: IntoIterator<Item: AsRef<[u8]>>>(&mut self, messages: I) -> Result<(), SendError> {
-        let mut run = self.begin_run()?;
+        let mut batch = self.batch();
         for message in messages {
-            let message = message.as_ref();
-            if !self.writer.append(&mut run, message) {
-                self.finish_run(run);
-                run = self.begin_run()?;
-                if !self.writer.append(&mut run, message) {
-                    // It is to be waited for, or not as short as that.
-                    self.send_bytes(message)?;
-                    run = self.begin_run()?;
-                }
-            }
+            batch.push(message.as_ref())?;
         }
-        self.finish_run(run);
         Ok(())
     }
 
@@ -280,7 +288,27 @@ impl Sender {
         Ok(self.writer.begin_run())
     }
 
-    fn finish_run(&mut self, run: Run) {
+    /// Writes a message behind the others of a run. False if it does not fit there.
+    #[inline(always)]
+    pub(crate) fn append(&self, run: &mut Run, message: &[u8]) -> bool {
+        self.writer.append(run, message)
+    }
+
+    /// Sends a run, and then a message for which there was no place in it: in another one, which is returned, or by itself.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn append_behind(&mut self, run: Run, message: &[u8]) -> Result<Run, SendError> {
+        self.finish_run(run);
+        let mut run = self.begin_run()?;
+        if !self.append(&mut run, message) {
+            // It is to be waited for, or not as short as that.
+            self.send_bytes(message)?;
+            run = self.begin_run()?;
+        }
+        Ok(run)
+    }
+
+    pub(crate) fn finish_run(&mut self, run: Run) {
         if self.writer.publish_run(run) {
             self.announce();
         }

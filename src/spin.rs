@@ -35,6 +35,8 @@ pub(crate) struct Spinning {
 const BREATHER: u32 = 45;
 /// Looks before the clock is read for the first time.
 const FREE_TURNS: u32 = 64;
+/// Looks before anything else is done.
+const GLANCES: u32 = 256;
 /// Less than this is not worth reading the clock for.
 const MIN_BUDGET: u64 = 2_000;
 /// A limit that is always made use of.
@@ -77,6 +79,19 @@ impl Spin {
             breathe();
         }
         Some(Spinning { start: 0, elapsed: 0, budget: self.budget, turns: 0 })
+    }
+
+    /// Looks some times in a row, where that is all that it may take: spinning pays, and this is not the end of a run.
+    #[inline(always)]
+    pub(crate) fn glance(&mut self, mut ready: impl FnMut() -> bool) -> bool {
+        if self.budget == 0 || self.run >= 2 {
+            return false;
+        }
+        let there = (0..GLANCES).any(|_| ready());
+        if there {
+            self.run = 0;
+        }
+        there
     }
 
     /// What was waited for came during the spin.

@@ -151,6 +151,11 @@ impl Waiter {
         self.spin.note_success()
     }
 
+    #[inline(always)]
+    pub(crate) fn glance(&mut self, ready: impl FnMut() -> bool) -> bool {
+        self.spin.glance(ready)
+    }
+
     /// Leaves the other side alone for a moment.
     #[cold]
     pub(crate) fn fall_back(&self) {

@@ -69,6 +69,13 @@ fn header(kind: Kind, len: usize) -> u64 {
     (kind as u64) << 32 | len as u64
 }
 
+/// The header of a record that has been copied out, and the length in it, if that is what `record` starts with.
+#[inline(always)]
+pub(crate) fn header_of(record: &[u8]) -> Option<(u64, usize)> {
+    let word = u64::from_ne_bytes(*record.first_chunk()?);
+    Some((word, word as u32 as usize))
+}
+
 /// Bytes a record of `len` payload bytes takes.
 #[inline(always)]
 pub(crate) const fn record_len(len: usize) -> usize {

@@ -40,7 +40,7 @@
 
 use std::ptr::NonNull;
 
-use super::{CACHE_LINE, Data, HEADER, Kind, SPARE, header, record_len};
+use super::{CACHE_LINE, Data, HEADER, Kind, SPARE, header, header_of, record_len};
 use crate::copy::{SHORT, copy, copy_short};
 use crate::layout::{Control, ReaderWords, WriterWords};
 use crate::sync::{AtomicU64, Ordering};
@@ -58,13 +58,6 @@ pub(crate) struct Claim {
     offset: usize,
 }
 
-/// Bounds of what [`Reader::take_run`] takes.
-#[derive(Clone, Copy)]
-pub(crate) struct Most {
-    pub(crate) messages: usize,
-    pub(crate) bytes: usize,
-}
-
 /// Records that are written one behind the other, and published together.
 pub(crate) struct Run {
     tail: u64,
@@ -74,6 +67,11 @@ pub(crate) struct Run {
     stop: usize,
     /// The header of the first record.
     first: u64,
+}
+
+impl Run {
+    /// One that takes no record.
+    pub(crate) const NONE: Run = Run { tail: 0, start: 0, at: 0, stop: 0, first: 0 };
 }
 
 /// The most bytes of a run: so that the reader gets on while there is more to be sent. It is never longer than a record can be, for a reader that
@@ -399,42 +397,36 @@ impl Reader {
         Some(len)
     }
 
-    /// Copies whole messages out from the reader's position on to `bytes`, and where each ends to `ends`, both of which are empty: as many as are there one
-    /// behind the other, up to the end of the ring, up to `most` and as far as there is room already. Then releases them at once. Returns how many.
-    pub(crate) fn take_run(&mut self, bytes: &mut Vec<u8>, ends: &mut Vec<usize>, most: Most) -> usize {
-        let data = self.data;
-        let (head, start, mut word) = self.front();
-        let mut at = start;
-        let (most_bytes, most) = (most.bytes.min(bytes.capacity()), most.messages.min(ends.capacity()));
-        while ends.len() < most {
+    /// Copies whole messages out, from `first` on, as the records that they are: as many as are there one behind the other up to the end of the ring, and as
+    /// `out`, which is empty, has room for already; at least for the first. Then releases them at once. Returns how many.
+    ///
+    /// All in one copy, up to where the writer says it is (it may be a record further), to be looked at only there.
+    pub(crate) fn take_run(&mut self, first: Record, out: &mut Vec<u8>) -> usize {
+        let there = self.distance().unwrap_or(0).max(record_len(first.len));
+        let len = there.min(out.capacity()).min(self.data.capacity - first.offset);
+        // SAFETY: so many bytes lie in the ring from the record on, and `out` has room for them; all of them are written before they count.
+        unsafe {
+            copy(self.data.base.add(first.offset).as_ptr(), out.as_mut_ptr(), len);
+            out.set_len(len);
+        }
+        let (mut at, mut count) = (0, 0);
+        while let Some((word, payload)) = header_of(&out[at..]) {
             if word != self.last_word {
-                let len = word as u32 as usize;
-                if (word >> 32) as u32 != Kind::Data as u32 || len > data.max_payload() {
+                if (word >> 32) as u32 != Kind::Data as u32 || payload > self.data.max_payload() {
                     break;
                 }
-                (self.last_word, self.last_len) = (word, len);
+                (self.last_word, self.last_len) = (word, payload);
             }
-            let (len, filled) = (self.last_len, bytes.len());
-            if len > data.capacity - HEADER - at || len > most_bytes - filled {
+            let next = at + record_len(self.last_len);
+            if next > len {
                 break;
             }
-            // SAFETY: the payload lies within the ring, and there is room for it; so many bytes are written before they count.
-            unsafe {
-                copy(data.payload_at(at).as_ptr(), bytes.as_mut_ptr().add(filled), len);
-                bytes.set_len(filled + len);
-            }
-            ends.push(filled + len);
-            at += record_len(len);
-            if at >= data.capacity {
-                break;
-            }
-            // C1, of the next.
-            word = data.header_at(at).load(Ordering::Acquire);
+            (at, count) = (next, count + 1);
         }
-        if at != start {
-            self.words().head.store(head.wrapping_add((at - start) as u64), Ordering::Release); // C2
+        if count != 0 {
+            self.words().head.store(first.head.wrapping_add(at as u64), Ordering::Release); // C2
         }
-        ends.len()
+        count
     }
 
     /// The reader's position, its offset, and what stands there.
@@ -471,7 +463,7 @@ impl Reader {
         let capacity = self.data.capacity as u64;
         let head = self.words().head.load(Ordering::Relaxed);
         // SAFETY: valid by the contract of `new`; all atomics.
-        let tail = unsafe { &self.control.as_ref().writer.0.tail }.load(Ordering::Relaxed);
+        let tail = unsafe { &self.control.as_ref().writer.0.tail }.load(Ordering::Acquire); // C1, of all before it
         // `tail` follows the header, so the reader may be a record ahead of it, for good if the writer was killed there.
         let ahead = head.wrapping_sub(tail);
         if ahead <= record_len(self.data.max_payload()) as u64 {

@@ -1,7 +1,11 @@
 //! What a peer has to offer: a channel of one direction, whose two halves are finished in the processes that use them.
 
 use std::error::Error;
+use std::io;
 use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use crate::payload::Outgoing;
 
 /// Peers fail in ways of their own; here it only matters what they say about it.
 pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -88,15 +92,27 @@ pub(crate) trait Sender {
     /// Sends a message, waiting for room. Where messages are [lent](Kind::Loan), `message` is what [`place`] takes.
     fn send(&mut self, message: &[u8]) -> Outcome<()>;
 
-    /// Sends what has been collected, where messages are.
-    fn flush(&mut self) -> Outcome<()> {
-        Ok(())
+    /// Sends several, in a way that is meant for that if there is one.
+    #[inline(always)]
+    fn send_some(&mut self, out: &mut Outgoing, seqs: Range<u64>) -> Outcome<()> {
+        seqs.into_iter().try_for_each(|seq| self.send(out.number(seq)))
     }
 }
 
 pub(crate) trait Receiver {
     /// Receives a message, waiting for it, and shows it to `look`.
     fn recv<R>(&mut self, look: impl FnOnce(&[u8]) -> R) -> Outcome<R>;
+
+    /// Receives at least so many, in a way that is meant for that if there is one, or up to the last, which is when `look` returns true. So does this.
+    #[inline(always)]
+    fn recv_some(&mut self, least: u64, mut look: impl FnMut(&[u8]) -> io::Result<bool>) -> Outcome<bool> {
+        for _ in 0..least {
+            if self.recv(&mut look)?? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }
 
 /// Bytes of a lent message that are written: two words.

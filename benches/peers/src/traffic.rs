@@ -70,17 +70,14 @@ pub(crate) fn flood(tx: &mut impl Sender, mut out: Outgoing, size: usize, span: 
     let (stride, end) = (stride(size), cpu::now() + span.total());
     let mut seq = 0;
     let mut send = |count| -> Outcome<u64> {
-        for _ in 0..count {
-            tx.send(out.number(seq))?;
-            seq += 1;
-        }
+        tx.send_some(&mut out, seq..seq + count)?;
+        seq += count;
         Ok(seq)
     };
     while send(stride)? < LEAST * stride || cpu::now() < end {}
     // Some more, so that there are messages even behind the receiver's last look at the clock.
     let sent = send(stride.div_ceil(2))?;
-    tx.send(out.last(sent))?;
-    tx.flush()
+    tx.send(out.last(sent))
 }
 
 /// One way, receiving side: what came after the warm-up.
@@ -89,11 +86,13 @@ pub(crate) fn sink(rx: &mut impl Receiver, mut inc: Incoming, size: usize, span:
     let warm = cpu::now() + span.warm_up.as_nanos() as u64;
     let (mut from, mut steady, mut seq) = (None, false, 0);
     loop {
-        for _ in 0..stride {
-            if rx.recv(|message| inc.look(message, seq))?? {
-                return Flow::between(from, (cpu::now(), seq));
-            }
-            seq += 1;
+        let over = rx.recv_some(stride, |message| {
+            let last = inc.look(message, seq)?;
+            seq += u64::from(!last);
+            Ok(last)
+        })?;
+        if over {
+            return Flow::between(from, (cpu::now(), seq));
         }
         if !steady {
             // Should this side have come so late that all is over before it is warm, everything counts.

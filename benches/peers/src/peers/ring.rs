@@ -1,9 +1,12 @@
 //! ringpipe itself, one sender and one receiver: with copies, and in place.
 
+use std::io;
+use std::ops::Range;
 use std::time::Duration;
 
 use ringpipe::Builder;
 
+use crate::payload::Outgoing;
 use crate::peer::{Halves, Kind, Outcome, Peer, RING, Receiver, Sender, Spec, Wait, place};
 
 /// A builder for a ring of so many bytes.
@@ -96,19 +99,11 @@ impl Receiver for Guarding {
 
 pub(super) struct RingInBatches;
 
-/// Collects messages as a program would that has many, and sends some together.
-pub(super) struct Batching {
-    sender: ringpipe::Sender,
-    size: usize,
-    pending: Vec<u8>,
-    /// Bytes that are sent together.
-    enough: usize,
-}
+pub(super) struct Batching(ringpipe::Sender);
 
 pub(super) struct Unbatching {
-    receiver: ringpipe::Receiver,
+    one: Copying,
     batch: ringpipe::Batch,
-    next: usize,
 }
 
 impl Peer for RingInBatches {
@@ -118,26 +113,24 @@ impl Peer for RingInBatches {
     type Receiver = Unbatching;
 
     fn open(spec: &Spec) -> Outcome<Halves<Self>> {
-        const TOGETHER: usize = 64;
-        let (receiver, sender) = builder(RING, spec.wait).simplex()?;
-        let size = spec.size;
-        let together = if spec.wait == Wait::Stream { TOGETHER.min(4096 / size).max(1) } else { 1 };
-        let sending = move || Ok(Batching { sender, size, pending: Vec::new(), enough: together * size });
-        let receiving = || Ok(Unbatching { receiver, batch: ringpipe::Batch::new(), next: 0 });
-        Ok((Box::new(sending), Box::new(receiving)))
+        let (sender, receiver) = Ring::open(spec)?;
+        let receiving = || Ok(Unbatching { one: receiver()?, batch: ringpipe::Batch::new() });
+        Ok((Box::new(|| Ok(Batching(sender()?))), Box::new(receiving)))
     }
 }
 
 impl Sender for Batching {
     #[inline(always)]
     fn send(&mut self, message: &[u8]) -> Outcome<()> {
-        self.pending.extend_from_slice(message);
-        if self.pending.len() < self.enough { Ok(()) } else { self.flush() }
+        self.0.send(message)
     }
 
-    fn flush(&mut self) -> Outcome<()> {
-        self.sender.send_batch(self.pending.chunks_exact(self.size))?;
-        self.pending.clear();
+    #[inline(always)]
+    fn send_some(&mut self, out: &mut Outgoing, seqs: Range<u64>) -> Outcome<()> {
+        let mut batch = self.0.batch();
+        for seq in seqs {
+            batch.push(out.number(seq))?;
+        }
         Ok(())
     }
 }
@@ -145,13 +138,21 @@ impl Sender for Batching {
 impl Receiver for Unbatching {
     #[inline(always)]
     fn recv<R>(&mut self, look: impl FnOnce(&[u8]) -> R) -> Outcome<R> {
-        loop {
-            if let Some(message) = self.batch.get(self.next) {
-                self.next += 1;
-                return Ok(look(message));
+        self.one.recv(look)
+    }
+
+    #[inline(always)]
+    fn recv_some(&mut self, least: u64, mut look: impl FnMut(&[u8]) -> io::Result<bool>) -> Outcome<bool> {
+        let mut received = 0;
+        while received < least {
+            self.one.receiver.recv_batch(&mut self.batch)?;
+            for message in self.batch.iter() {
+                if look(message)? {
+                    return Ok(true);
+                }
             }
-            self.receiver.recv_batch(&mut self.batch)?;
-            self.next = 0;
+            received += self.batch.len() as u64;
         }
+        Ok(false)
     }
 }
