@@ -20,6 +20,7 @@ SPSC, SENDER, RECEIVER = "src/ring/spsc.rs", "src/sender.rs", "src/receiver.rs"
 BELL, WAIT = "src/bell.rs", "src/wait.rs"
 MANY, CROWD, SIDE, MANY_SENDER = "src/ring/mpmc.rs", "src/crowd.rs", "src/mpmc/side.rs", "src/mpmc/sender.rs"
 MANY_RECEIVER = "src/mpmc/receiver.rs"
+TAKE_RUN = "        let len = there.min(out.capacity()).min(self.data.capacity - first.offset);\n"
 HEADER_STORE = "self.data.header_at(self.data.offset(tail)).store(header, Ordering::Release); // P1"
 ZERO_STORE = "self.data.header_at(self.data.offset(next)).store(0, Ordering::Relaxed);"
 BEGUN_STORE = "words.begun.store(next, Ordering::Release); // P3"
@@ -52,8 +53,8 @@ TWINS = [
         Ok(bytes)""", "pipe-room-reused"),
     # --- records published together
     ("the first of a run is published at once", SPSC, "run.first = header;", "run.first = header;\n            self.data.header_at(at).store(header, Ordering::Release);", "ring-runs"),
-    ("a run is released before it is copied out", SPSC, "        let mut at = start;\n", "        let mut at = start;\n        self.words().head.store(head.wrapping_add(32), Ordering::Release);\n", "ring-runs"),
-    ("C1 relaxed within a run", SPSC, "word = data.header_at(at).load(Ordering::Acquire);", "word = data.header_at(at).load(Ordering::Relaxed);", "ring-runs"),
+    ("a run is released before it is copied out", SPSC, TAKE_RUN, "        self.words().head.store(first.head.wrapping_add(32), Ordering::Release);\n" + TAKE_RUN, "ring-runs"),
+    ("C3 relaxed", SPSC, "load(Ordering::Acquire); // C3", "load(Ordering::Relaxed);", "ring-runs"),
     # --- taking over from a killed writer
     ("begun is not stored", SPSC, BEGUN_STORE, "", "ring-takeover"),
     ("begun is not looked at", SPSC, "(fits && words.begun.load(Ordering::Relaxed) == tail)", "fits", "ring-takeover"),

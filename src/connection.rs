@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use crate::batch::Batch;
+use crate::batch::{Batch, SendBatch};
 use crate::error::{RecvError, RecvIntoError, SendError};
 use crate::handover::{End, HandoverError};
 use crate::read_guard::ReadGuard;
@@ -114,6 +114,12 @@ impl Connection {
     /// receive, and the other end's sending half open; the descriptor, which is the receiving half's, is not touched.
     pub fn is_disconnected(&mut self) -> bool {
         self.sender.is_disconnected()
+    }
+
+    /// As [`Sender::batch`].
+    #[inline]
+    pub fn batch(&mut self) -> SendBatch<'_> {
+        self.sender.batch()
     }
 
     /// As [`Receiver::iter`].

@@ -79,6 +79,18 @@ unsafe fn two_pieces<const N: usize>(src: *const u8, dst: *mut u8, len: usize) {
     }
 }
 
+/// Asks for the line at `address` to be brought here for reading, where the processor can be asked.
+#[inline(always)]
+pub(crate) fn prefetch_read(address: NonNull<u8>) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: a prefetch neither reads nor writes as far as a program can tell, whatever the address.
+    unsafe {
+        std::arch::asm!("prefetcht0 [{}]", in(reg) address.as_ptr(), options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = address;
+}
+
 /// Asks for the line at `address` to be brought here for writing, where the processor can be asked.
 #[inline(always)]
 pub(crate) fn prefetch_write(address: NonNull<u8>) {

@@ -22,11 +22,13 @@ pub(crate) enum Message {
 }
 
 impl ReadGuard<'_> {
+    #[inline(always)]
     pub(crate) fn new(receiver: &mut Receiver, message: Message) -> ReadGuard<'_> {
         ReadGuard { receiver, message }
     }
 
     /// Bytes in the message.
+    #[inline]
     pub fn len(&self) -> usize {
         match &self.message {
             Message::InPlace(record) => record.len,
@@ -35,6 +37,7 @@ impl ReadGuard<'_> {
     }
 
     /// Whether the message has no bytes.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -44,6 +47,7 @@ impl ReadGuard<'_> {
     /// # Panics
     ///
     /// If the message has fewer.
+    #[inline]
     pub fn copy_to(&self, offset: usize, dst: &mut [u8]) {
         let len = self.len();
         let fits = offset <= len && dst.len() <= len - offset;
@@ -70,6 +74,7 @@ impl ReadGuard<'_> {
     ///
     /// As long as the slice lives, no other process may write to this part of the ring. A peer that follows the protocol
     /// does not; one that is hostile may, so it takes a peer that the caller vouches for.
+    #[inline]
     pub unsafe fn as_slice(&self) -> &[u8] {
         match &self.message {
             // SAFETY: the payload lies within the ring, which lives longer than the guard, and does not change, by the
@@ -83,6 +88,7 @@ impl ReadGuard<'_> {
 }
 
 impl Drop for ReadGuard<'_> {
+    #[inline]
     fn drop(&mut self) {
         if let Message::InPlace(record) = self.message {
             self.receiver.release(record);

@@ -255,6 +255,7 @@ impl Receiver {
     /// # Errors
     ///
     /// As [`recv_bytes`](Self::recv_bytes).
+    #[inline]
     pub fn recv_guard(&mut self) -> Result<ReadGuard<'_>, RecvError> {
         self.recv_guard_until(Deadline::NEVER)
     }
@@ -264,6 +265,7 @@ impl Receiver {
     /// # Errors
     ///
     /// As [`try_recv_bytes`](Self::try_recv_bytes).
+    #[inline]
     pub fn try_recv_guard(&mut self) -> Result<ReadGuard<'_>, RecvError> {
         self.recv_guard_until(Deadline::NOW)
     }
@@ -371,10 +373,7 @@ impl Receiver {
     /// The record of a whole message, if that is what stands at the front: the fast path.
     #[inline(always)]
     fn at_hand(&mut self) -> Option<Record> {
-        match (&self.state, self.reader.look()) {
-            (State::Clean, Look::Record(record)) if record.kind == Kind::Data => Some(record),
-            _ => None,
-        }
+        if matches!(self.state, State::Clean) { self.reader.data_record() } else { None }
     }
 
     /// Gives a record back and wakes the sender.
@@ -624,24 +623,29 @@ impl Receiver {
 
     #[inline(never)]
     fn recv_into_whole(&mut self, buf: &mut [u8], offset: usize, deadline: Deadline) -> Result<usize, RecvIntoError> {
-        if let (State::Clean, Some(room)) = (&self.state, buf.get_mut(offset..)) {
-            if self.reader.is_empty() && !deadline.is_immediate() && self.waiter.glance(|| !self.reader.is_empty()) {
-                // SAFETY: the pointer and the length are the buffer's.
-                if let Some(len) = unsafe { self.reader.take_short(room.as_mut_ptr(), room.len()) } {
-                    self.released();
-                    return Ok(len);
-                }
-            }
+        if let Some(len) = self.take_into(buf, offset) {
+            return Ok(len);
         }
-        if let (Some(room), Some(record)) = (buf.get_mut(offset..), self.at_hand()) {
-            if record.len <= room.len() {
-                // SAFETY: the message fits in the buffer.
-                unsafe { self.copy_out(record, 0, room.as_mut_ptr(), record.len) };
-                self.release(record);
-                return Ok(record.len);
-            }
+        let there = self.reader.is_empty()
+            && !deadline.is_immediate()
+            && self.waiter.glance(|look| !self.reader.is_still_empty(look));
+        match there.then(|| self.take_into(buf, offset)).flatten() {
+            Some(len) => Ok(len),
+            None => self.recv_into_slow(buf, offset, deadline),
         }
-        self.recv_into_slow(buf, offset, deadline)
+    }
+
+    /// Receives a whole message from a single record, if one is there and fits.
+    #[inline(always)]
+    fn take_into(&mut self, buf: &mut [u8], offset: usize) -> Option<usize> {
+        let (room, record) = (buf.get_mut(offset..)?, self.at_hand()?);
+        if record.len > room.len() {
+            return None;
+        }
+        // SAFETY: the message fits in the buffer.
+        unsafe { self.copy_out(record, 0, room.as_mut_ptr(), record.len) };
+        self.release(record);
+        Some(record.len)
     }
 
     #[inline(never)]
@@ -684,7 +688,16 @@ impl Receiver {
         Ok(())
     }
 
+    #[inline(always)]
     fn recv_guard_until(&mut self, deadline: Deadline) -> Result<ReadGuard<'_>, RecvError> {
+        match self.at_hand() {
+            Some(record) => Ok(ReadGuard::new(self, Message::InPlace(record))),
+            None => self.recv_guard_slow(deadline),
+        }
+    }
+
+    #[inline(never)]
+    fn recv_guard_slow(&mut self, deadline: Deadline) -> Result<ReadGuard<'_>, RecvError> {
         let message = match self.receive(None, usize::MAX, deadline)? {
             Received::InPlace(record) => Message::InPlace(record),
             Received::Owned(bytes) => Message::Owned(bytes),

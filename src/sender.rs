@@ -222,6 +222,7 @@ impl Sender {
     /// # Errors
     ///
     /// [`SendError::TooLong`] above [`max_reserve`](Self::max_reserve); [`SendError::Disconnected`].
+    #[inline]
     pub fn reserve(&mut self, len: usize) -> Result<WriteGuard<'_>, SendError> {
         self.reserve_until(len, Deadline::NEVER)
     }
@@ -231,6 +232,7 @@ impl Sender {
     /// # Errors
     ///
     /// As [`reserve`](Self::reserve), and [`SendError::Full`].
+    #[inline]
     pub fn try_reserve(&mut self, len: usize) -> Result<WriteGuard<'_>, SendError> {
         self.reserve_until(len, Deadline::NOW)
     }
@@ -458,7 +460,18 @@ impl Sender {
         if self.waiter.bell.ask() { Err(SendError::Disconnected) } else { Err(no_room(deadline)) }
     }
 
+    #[inline(always)]
     fn reserve_until(&mut self, len: usize, deadline: Deadline) -> Result<WriteGuard<'_>, SendError> {
+        let at_hand = len <= self.max_reserve() && !self.waiter.bell.may_be_gone();
+        let claim = match at_hand.then(|| self.writer.claim_at_hand(len)).flatten() {
+            Some(claim) => claim,
+            None => self.claim_for_reserve(len, deadline)?,
+        };
+        Ok(WriteGuard { sender: self, claim, len, written: 0 })
+    }
+
+    #[inline(never)]
+    fn claim_for_reserve(&mut self, len: usize, deadline: Deadline) -> Result<Claim, SendError> {
         let max = self.max_reserve();
         if len > max {
             return Err(SendError::TooLong { len, max });
@@ -466,8 +479,7 @@ impl Sender {
         if self.waiter.bell.is_gone() {
             return Err(SendError::Disconnected);
         }
-        let claim = self.claim(len, deadline)?;
-        Ok(WriteGuard { sender: self, claim, len, written: 0 })
+        self.claim(len, deadline)
     }
 
     /// Sends a pipe end in its place among the messages: its descriptors over the bell, then a record that says so.
@@ -530,11 +542,13 @@ pub struct WriteGuard<'a> {
 impl WriteGuard<'_> {
     /// Bytes reserved.
     #[allow(clippy::len_without_is_empty, reason = "a reservation is not a collection")]
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
     /// Bytes written so far by [`write`](Self::write) or vouched for by [`assume_written`](Self::assume_written).
+    #[inline]
     pub fn written(&self) -> usize {
         self.written
     }
@@ -544,6 +558,7 @@ impl WriteGuard<'_> {
     /// # Panics
     ///
     /// If more bytes are written than were reserved.
+    #[inline]
     pub fn write(&mut self, bytes: &[u8]) {
         let room = self.len - self.written;
         assert!(bytes.len() <= room, "{} bytes written where {room} of {} were left", bytes.len(), self.len);
@@ -558,6 +573,7 @@ impl WriteGuard<'_> {
     ///
     /// As long as the slice lives, no other process may write to this part of the ring. A peer that follows the protocol
     /// does not; one that is hostile may, so it takes a peer that the caller vouches for.
+    #[inline]
     pub unsafe fn as_uninit(&mut self) -> &mut [std::mem::MaybeUninit<u8>] {
         let start = self.sender.writer.payload(self.claim).cast().as_ptr();
         // SAFETY: the claim is for `len` bytes that nobody else writes, by the caller's word.
@@ -571,6 +587,7 @@ impl WriteGuard<'_> {
     /// # Panics
     ///
     /// If that is more than was reserved.
+    #[inline]
     pub fn assume_written(&mut self, written: usize) {
         assert!(written <= self.len, "{written} bytes written where {} were reserved", self.len);
         self.written = written;
@@ -581,6 +598,7 @@ impl WriteGuard<'_> {
     /// # Errors
     ///
     /// [`SendError::Disconnected`] if the receiver is gone.
+    #[inline]
     pub fn commit(self) -> Result<(), SendError> {
         if self.sender.waiter.bell.is_gone() {
             return Err(SendError::Disconnected);

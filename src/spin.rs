@@ -35,8 +35,8 @@ pub(crate) struct Spinning {
 const BREATHER: u32 = 45;
 /// Looks before the clock is read for the first time.
 const FREE_TURNS: u32 = 64;
-/// Looks before anything else is done.
-const GLANCES: u32 = 256;
+/// Looks before anything else is done, the clock included: a microsecond or two, in which another processor's answer comes, however far away it is.
+const GLANCES: u32 = 1024;
 /// Less than this is not worth reading the clock for.
 const MIN_BUDGET: u64 = 2_000;
 /// A limit that is always made use of.
@@ -83,11 +83,11 @@ impl Spin {
 
     /// Looks some times in a row, where that is all that it may take: spinning pays, and this is not the end of a run.
     #[inline(always)]
-    pub(crate) fn glance(&mut self, mut ready: impl FnMut() -> bool) -> bool {
+    pub(crate) fn glance(&mut self, mut ready: impl FnMut(u32) -> bool) -> bool {
         if self.budget == 0 || self.run >= 2 {
             return false;
         }
-        let there = (0..GLANCES).any(|_| ready());
+        let there = (0..GLANCES).any(&mut ready);
         if there {
             self.run = 0;
         }

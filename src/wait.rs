@@ -152,7 +152,7 @@ impl Waiter {
     }
 
     #[inline(always)]
-    pub(crate) fn glance(&mut self, ready: impl FnMut() -> bool) -> bool {
+    pub(crate) fn glance(&mut self, ready: impl FnMut(u32) -> bool) -> bool {
         self.spin.glance(ready)
     }
 

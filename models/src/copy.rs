@@ -52,4 +52,6 @@ pub(crate) unsafe fn copy(src: *const u8, dst: *mut u8, len: usize) {
     }
 }
 
+pub(crate) fn prefetch_read(_: NonNull<u8>) {}
+
 pub(crate) fn prefetch_write(_: NonNull<u8>) {}

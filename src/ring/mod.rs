@@ -22,7 +22,7 @@ mod tests;
 
 use std::ptr::NonNull;
 
-use crate::copy::prefetch_write;
+use crate::copy::{prefetch_read, prefetch_write};
 use crate::sync::AtomicU64;
 
 /// Bytes of a record's header.
@@ -151,6 +151,15 @@ impl Data {
     fn prefetch_line(&self, offset: usize) {
         // SAFETY: within the ring.
         prefetch_write(unsafe { self.base.add((offset + PREFETCH_AHEAD) & self.mask) });
+    }
+
+    /// Asks for the lines behind that of `offset` to be brought here for reading, as many as a record of `len` bytes reaches into, and the next header.
+    #[inline(always)]
+    fn prefetch_record(&self, offset: usize, len: usize) {
+        for ahead in (CACHE_LINE..=offset % CACHE_LINE + record_len(len)).step_by(CACHE_LINE) {
+            // SAFETY: within the ring.
+            prefetch_read(unsafe { self.base.add((offset + ahead) & self.mask) });
+        }
     }
 
     /// Where the payload of the record at `offset` starts.

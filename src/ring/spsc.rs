@@ -29,6 +29,8 @@
 //! - P3 (release, `begun`, then `tail`): a writer can be killed between any two stores, and a copy of
 //!   the end in another process goes on from what it finds. `begun` is stored before the header and `tail`
 //!   after it, so `begun != tail` means "killed in between", and the header says on which side.
+//! - C3 (acquire, `tail`) pairs with the last of these: all records before it are visible, so that a run of them can be copied out before
+//!   their headers are looked at.
 //!
 //! A reader killed before C2 leaves the record where it is; after it, the record is taken.
 //!
@@ -77,6 +79,11 @@ impl Run {
 /// The most bytes of a run: so that the reader gets on while there is more to be sent. It is never longer than a record can be, for a reader that
 /// is further ahead of `tail` than that takes the cursors for damaged ([`Reader::distance`]).
 const MAX_RUN: usize = 4096;
+
+/// Looks of which one fetches the lines of what is expected (more often, it would keep a processor's other thread from its work), and up to which length it
+/// does: at 1 KiB it is in the writer's way.
+const EXPECT_EVERY: u32 = 8;
+const EXPECT_UP_TO: usize = 512;
 
 /// The reading side of a ring.
 pub(crate) struct Reader {
@@ -360,6 +367,17 @@ impl Reader {
         self.front().2 == 0
     }
 
+    /// As [`is_empty`](Self::is_empty), look number `look` of a reader that waits for its turn in a conversation. Should the message be as long as the one before,
+    /// all its lines come together: asked for only when the header is there, they would come after it.
+    #[inline(always)]
+    pub(crate) fn is_still_empty(&self, look: u32) -> bool {
+        let (_, offset, word) = self.front();
+        if word == 0 && look % EXPECT_EVERY == 0 && self.last_len <= EXPECT_UP_TO {
+            self.data.prefetch_record(offset, self.last_len);
+        }
+        word == 0
+    }
+
     /// What stands at the reader's position.
     ///
     /// Records are often as long as the one before. Told apart by a branch, which is predicted, the length does not have to wait
@@ -367,13 +385,34 @@ impl Reader {
     #[inline(always)]
     pub(crate) fn look(&mut self) -> Look {
         let (head, offset, word) = self.front();
-        if word == self.last_word && self.last_len <= self.data.capacity - HEADER - offset {
+        if self.is_like_the_last(word, offset) {
             return Look::Record(Record { kind: Kind::Data, len: self.last_len, offset, head });
         }
         if word == 0 {
             return Look::Empty;
         }
         self.look_closer(word, offset, head)
+    }
+
+    /// The record of a whole message, if one stands there: as [`look`](Self::look), but without anything that would have to be told apart afterwards.
+    #[inline(always)]
+    pub(crate) fn data_record(&mut self) -> Option<Record> {
+        let (head, offset, word) = self.front();
+        if self.is_like_the_last(word, offset) {
+            return Some(Record { kind: Kind::Data, len: self.last_len, offset, head });
+        }
+        match word {
+            0 => None,
+            _ => match self.look_closer(word, offset, head) {
+                Look::Record(record) if record.kind == Kind::Data => Some(record),
+                _ => None,
+            },
+        }
+    }
+
+    #[inline(always)]
+    fn is_like_the_last(&self, word: u64, offset: usize) -> bool {
+        word == self.last_word && self.last_len <= self.data.capacity - HEADER - offset
     }
 
     /// Copies a short message out and releases it, if there is one that is as long as the one before and not longer than `room`. As for the writer,
@@ -387,7 +426,7 @@ impl Reader {
         let mut reader = Reader { ..*self };
         let (head, offset, word) = reader.front();
         let len = reader.last_len;
-        if word != reader.last_word || len > SHORT || len > room || len > reader.data.capacity - HEADER - offset {
+        if !reader.is_like_the_last(word, offset) || len > SHORT || len > room {
             return None;
         }
         let record = Record { kind: Kind::Data, len, offset, head };
@@ -463,7 +502,7 @@ impl Reader {
         let capacity = self.data.capacity as u64;
         let head = self.words().head.load(Ordering::Relaxed);
         // SAFETY: valid by the contract of `new`; all atomics.
-        let tail = unsafe { &self.control.as_ref().writer.0.tail }.load(Ordering::Acquire); // C1, of all before it
+        let tail = unsafe { &self.control.as_ref().writer.0.tail }.load(Ordering::Acquire); // C3
         // `tail` follows the header, so the reader may be a record ahead of it, for good if the writer was killed there.
         let ahead = head.wrapping_sub(tail);
         if ahead <= record_len(self.data.max_payload()) as u64 {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::spsc::{Claim, Look, Most, Reader, Writer};
-use super::{Data, HEADER, Kind, SPARE, record_len};
+use super::spsc::{Claim, Look, Reader, Writer};
+use super::{Data, HEADER, Kind, SPARE, header_of, record_len};
 use crate::layout::{Control, Geometry, MIN_CAPACITY};
 use crate::segment::Segment;
 
@@ -252,16 +252,21 @@ fn send_run(writer: &mut Writer, messages: &[Vec<u8>]) -> usize {
 
 /// What is there up to the end of the ring, padding passed over before it.
 fn take_run(reader: &mut Reader, to: &mut Vec<Vec<u8>>) {
-    let (mut bytes, mut ends) = (Vec::with_capacity(2000), Vec::with_capacity(20));
-    if let Look::Record(record) = reader.look() {
-        if record.kind != Kind::Data {
-            reader.release(record);
+    let mut bytes = Vec::with_capacity(2000);
+    match reader.look() {
+        Look::Record(record) if record.kind == Kind::Data => {
+            let count = reader.take_run(record, &mut bytes);
+            assert!(count > 0 && bytes.len() <= bytes.capacity());
+            let mut rest = &bytes[..];
+            for _ in 0..count {
+                let (_, len) = header_of(rest).unwrap();
+                to.push(rest[HEADER..][..len].to_vec());
+                rest = &rest[record_len(len)..];
+            }
         }
+        Look::Record(record) => reader.release(record),
+        _ => {}
     }
-    let count = reader.take_run(&mut bytes, &mut ends, Most { messages: 20, bytes: 2000 });
-    assert!(count == ends.len() && ends.len() <= 20 && bytes.len() <= 2000);
-    let mut start = 0;
-    to.extend(ends.into_iter().map(|end| bytes[std::mem::replace(&mut start, end)..end].to_vec()));
 }
 
 #[test]
