@@ -2,7 +2,7 @@
 """Shows that the models can fail: breaks the crate's source in one way at a time, and expects a model to notice.
 
 Every twin names the piece of source that it replaces, which has to be there exactly once: a twin that no longer fits the source is an error,
-not a twin less. Usage: models/twins.py [--jobs N] [NAME...]
+not a twin less. Usage: models/twins.py [--jobs N] [--daily N] [NAME...]
 """
 
 import argparse
@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SPSC, SENDER, RECEIVER = "src/ring/spsc.rs", "src/sender.rs", "src/receiver.rs"
@@ -237,10 +238,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="the twins to check; all of them by default")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--daily", type=int, default=1, metavar="N", help="one in N of them: others each day, all of them in N days")
     options = parser.parse_args()
     chosen = [twin for twin in TWINS if not options.names or twin[0] in options.names]
     if not chosen:
         parser.error("there is no such twin")
+    misfits = [twin[0] for twin in chosen if (ROOT / twin[1]).read_text().count(twin[2]) != 1]
+    if misfits:
+        sys.exit(f"what these replace is not in the source exactly once: {misfits}")
+    chosen = chosen[int(time.time() // 86400) % options.daily :: options.daily]
     places = queue.Queue()
     for job in range(options.jobs):
         place = ROOT / "target" / "twins" / str(job)

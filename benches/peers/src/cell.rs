@@ -26,6 +26,7 @@ pub(crate) struct Order {
     pub(crate) span: Span,
     pub(crate) processors: [usize; 2],
     pub(crate) turns: u64,
+    pub(crate) burst_ns: u64,
 }
 
 /// The parts of both sides: the one with the ping-pong first.
@@ -59,6 +60,7 @@ fn supervise(run: fn(&Job) -> Outcome<()>, order: &Order, name: &str) -> Result<
             processors: order.processors,
             flags: &flags,
             turns: order.turns,
+            burst_ns: order.burst_ns,
             report: report.as_fd(),
         };
         match catch_unwind(AssertUnwindSafe(|| run(&job))) {
@@ -104,7 +106,7 @@ fn collect(reports: &mut PipeReader, deadline: Instant) -> Result<Parts, String>
         return Err(what);
     }
     if let Ok([one, other]) = <Parts>::try_from(parts) {
-        return Ok(if one.cache_line_ns.is_some() { [one, other] } else { [other, one] });
+        return Ok(if one.apart.is_some() { [one, other] } else { [other, one] });
     }
     Err(match ended {
         Ok(true) => "ended without a result".into(),
@@ -148,7 +150,7 @@ mod tests {
 
     fn order() -> Order {
         let span = Span { warm_up: Duration::ZERO, measured: Duration::from_millis(10) };
-        Order { traffic: Traffic::OneWay, wait: Wait::Spin, size: 8, span, processors: [0, 0], turns: 10 }
+        Order { traffic: Traffic::OneWay, wait: Wait::Spin, size: 8, span, processors: [0, 0], turns: 10, burst_ns: 1 }
     }
 
     #[test]

@@ -5,39 +5,75 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 
+use crate::bench::cpu;
 use crate::report::Memcpy;
 
-/// How far apart the two processors are, by what a bare cache line takes there and back. On a virtual machine this changes by the minute.
+/// How far apart the two processors are. On a virtual machine this changes by the minute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Distance {
-    /// Under 200 ns: they share a cache.
+    /// Two threads of one core: each has half of it while both are busy.
+    Shared,
+    /// A cache line takes under 200 ns there and back: they share a cache.
     Near,
     /// 200 ns and more.
     Far,
     Any,
 }
 
-impl Distance {
-    const NEAR_NS: f64 = 200.0;
+/// What tells how far apart they are.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Apart {
+    /// The bare cache line there and back.
+    pub(crate) cache_line_ns: f64,
+    /// How many times as long a computation takes while the other processor has one as well.
+    pub(crate) slowdown: f64,
+}
 
-    pub(crate) fn admits(self, cache_line_ns: f64) -> bool {
-        match self {
-            Distance::Near => cache_line_ns < Distance::NEAR_NS,
-            Distance::Far => cache_line_ns >= Distance::NEAR_NS,
-            Distance::Any => true,
+impl Distance {
+    fn of(apart: Apart) -> Distance {
+        const SHARED: f64 = 1.5;
+        const NEAR_NS: f64 = 200.0;
+        match apart {
+            Apart { slowdown, .. } if slowdown >= SHARED => Distance::Shared,
+            Apart { cache_line_ns, .. } if cache_line_ns < NEAR_NS => Distance::Near,
+            _ => Distance::Far,
         }
+    }
+
+    pub(crate) fn admits(self, apart: Apart) -> bool {
+        self == Distance::Any || self == Distance::of(apart)
     }
 }
 
-/// Whether figures are of one machine, and of one that was there: the distance was as wanted and stayed within 30 %, and neither side was without
-/// its processor for more than a twentieth of the time.
-pub(crate) fn is_fit(wanted: Distance, [before, after]: [f64; 2], robbed: Duration, of: Duration) -> bool {
+/// Whether figures are of one machine, and of one that was there: the distance was as wanted, the cache line took as long before as after within 30 %, and
+/// neither side was without its processor for more than a twentieth of the time.
+pub(crate) fn is_fit(wanted: Distance, [before, after]: [Apart; 2], robbed: Duration, of: Duration) -> bool {
     const CHANGE: f64 = 1.3;
+    let [one, other] = [before, after].map(|apart| apart.cache_line_ns);
     wanted.admits(before)
-        && wanted.admits(after)
-        && before.max(after) <= CHANGE * before.min(after)
+        && Distance::of(before).admits(after)
+        && one.max(other) <= CHANGE * one.min(other)
         && 20 * robbed <= of
+}
+
+/// Computes for a tenth of a millisecond or so, with all that a core has for it; returns how many nanoseconds it took.
+pub(crate) fn burst() -> u64 {
+    let mut words = [1_u64, 2, 3, 4, 5, 6];
+    let start = cpu::now();
+    for _ in 0..50_000 {
+        for word in &mut words {
+            *word = word.wrapping_mul(3).wrapping_add(1);
+        }
+        black_box(&mut words);
+    }
+    cpu::now() - start
+}
+
+/// What [`burst`] takes on a processor that has a core to itself.
+pub(crate) fn burst_alone() -> u64 {
+    (0..20).map(|_| burst()).min().expect("some")
 }
 
 pub(crate) fn processor() -> String {
@@ -90,19 +126,25 @@ pub(crate) fn memcpy(size: usize, time: Duration) -> Memcpy {
 mod tests {
     use std::time::Duration;
 
-    use super::{Distance, is_fit};
+    use super::{Apart, Distance, is_fit};
 
     #[test]
     fn what_changed_is_at_the_wrong_distance_or_was_robbed_is_not_fit() {
         let ms = Duration::from_millis;
-        let fit = |wanted, lines| is_fit(wanted, lines, ms(0), ms(100));
+        let alone = |cache_line_ns| Apart { cache_line_ns, slowdown: 1.1 };
+        let fit = |wanted, lines: [f64; 2]| is_fit(wanted, lines.map(alone), ms(0), ms(100));
         assert!(fit(Distance::Near, [100.0, 120.0]));
         assert!(!fit(Distance::Near, [100.0, 140.0]));
         assert!(!fit(Distance::Near, [500.0, 520.0]));
         assert!(fit(Distance::Far, [500.0, 520.0]));
         assert!(fit(Distance::Any, [500.0, 520.0]));
         assert!(!fit(Distance::Any, [500.0, 100.0]));
-        assert!(is_fit(Distance::Any, [500.0, 500.0], ms(5), ms(100)));
-        assert!(!is_fit(Distance::Any, [500.0, 500.0], ms(6), ms(100)));
+        assert!(is_fit(Distance::Any, [alone(500.0); 2], ms(5), ms(100)));
+        assert!(!is_fit(Distance::Any, [alone(500.0); 2], ms(6), ms(100)));
+        let shared = Apart { cache_line_ns: 100.0, slowdown: 1.9 };
+        assert!(is_fit(Distance::Any, [shared; 2], ms(0), ms(100)));
+        assert!(is_fit(Distance::Shared, [shared; 2], ms(0), ms(100)));
+        assert!(!is_fit(Distance::Near, [shared; 2], ms(0), ms(100)));
+        assert!(!is_fit(Distance::Any, [shared, alone(100.0)], ms(0), ms(100)));
     }
 }

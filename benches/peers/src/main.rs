@@ -53,7 +53,7 @@ struct Args {
     /// Rounds to measure, if not as many as usual
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     rounds: Option<u16>,
-    /// How far apart the two processors are to be, by the bare cache line; waits for it, within limits
+    /// How far apart the two processors are to be, by the bare cache line and by what each leaves of the other; waits for it, within limits
     #[arg(long, value_enum, default_value_t = Distance::Any)]
     distance: Distance,
     /// Measure peers with this in their names only, beside ringpipe

@@ -18,9 +18,9 @@ pub(crate) type Half<T> = Box<dyn FnOnce() -> Outcome<T> + Send>;
 /// Both halves of a peer's channel.
 pub(crate) type Halves<P> = (Half<<P as Peer>::Sender>, Half<<P as Peer>::Receiver>);
 
-/// Bytes of a ring, where one can choose. It holds several times what a processor's own caches take in from another core at once, and is
-/// small enough to stay in them.
-pub(crate) const RING: usize = 1 << 20;
+/// Bytes of a ring, where one can choose: several times a core's own cache and a part of the shared one, so that what is read comes from the latter, which
+/// is faster than from another core.
+pub(crate) const RING: usize = 4 << 20;
 
 /// A peer that is measured: one way of using one crate, or one service of the kernel's.
 pub(crate) trait Peer {
@@ -164,6 +164,6 @@ mod tests {
     #[test]
     fn rings_of_slots_have_about_the_size_asked_for() {
         let slots = |size| Spec { name: String::new(), size, wait: Wait::Spin }.slots(8);
-        assert_eq!([slots(8), slots(1024), slots(64 << 10), slots(1 << 20)], [65536, 512, 8, 4]);
+        assert_eq!([slots(8), slots(1024), slots(64 << 10), slots(1 << 20)], [262_144, 2048, 32, 4]);
     }
 }

@@ -89,6 +89,7 @@ struct Run<'a> {
     plan: &'a Plan,
     distance: Distance,
     processors: [usize; 2],
+    burst_ns: u64,
     start: Instant,
     /// What is left of the patience, and of the time for repeats.
     patience: Duration,
@@ -107,6 +108,7 @@ pub(crate) fn run(plan: &Plan, distance: Distance, wanted: impl Fn(&str) -> bool
         plan,
         distance,
         processors,
+        burst_ns: machine::burst_alone(),
         start: Instant::now(),
         patience: plan.patience,
         repeating: plan.repeating,
@@ -191,12 +193,12 @@ impl Run<'_> {
 
     fn measure(&self, row: &Row, column: Column) -> Result<Figures, String> {
         let parts = cell::measure(row.run, &self.order(column))?;
-        let cache_line_ns = parts[0].cache_line_ns.ok_or("handed in no ping-pong")?;
+        let apart = parts[0].apart.ok_or("handed in no ping-pong")?;
         let flow = parts[0].flow.or(parts[1].flow).ok_or("handed in no figures")?;
         let spent = parts.map(|part| part.spent);
         let robbed = Duration::from_nanos(spent.iter().map(|side| side.robbed_ns).max().unwrap_or(0));
-        let fit = machine::is_fit(self.distance, cache_line_ns, robbed, Duration::from_nanos(flow.nanos));
-        Ok(Figures { cache_line_ns, fit, flow, spent })
+        let fit = machine::is_fit(self.distance, apart, robbed, Duration::from_nanos(flow.nanos));
+        Ok(Figures { apart, fit, flow, spent })
     }
 
     fn order(&self, column: Column) -> Order {
@@ -206,11 +208,11 @@ impl Run<'_> {
             Test::Blocking => (Traffic::RoundTrip, Wait::Block, self.plan.span),
             Test::Idle => (Traffic::Idle, Wait::Block, self.plan.idle),
         };
-        let (processors, turns) = (self.processors, self.plan.turns);
-        Order { traffic, wait, size: column.size, span, processors, turns }
+        let (processors, turns, burst_ns) = (self.processors, self.plan.turns, self.burst_ns);
+        Order { traffic, wait, size: column.size, span, processors, turns, burst_ns }
     }
 
-    /// Waits until the bare cache line says that the processors are as far apart as wanted, while there is patience.
+    /// Waits until the processors are as far apart as wanted, while there is patience.
     fn await_distance(&mut self) {
         if self.distance == Distance::Any {
             return;
@@ -219,8 +221,8 @@ impl Run<'_> {
         let start = Instant::now();
         while start.elapsed() < self.patience {
             let probe = cell::measure(sides::run_bare, &order);
-            match probe.ok().and_then(|parts| parts[0].cache_line_ns) {
-                Some([time, _]) if !self.distance.admits(time) => std::thread::sleep(PAUSE),
+            match probe.ok().and_then(|parts| parts[0].apart) {
+                Some([apart, _]) if !self.distance.admits(apart) => std::thread::sleep(PAUSE),
                 _ => break,
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::machine::Distance;
+use crate::machine::{Apart, Distance};
 use crate::traffic::{Flow, Spent};
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -74,9 +74,9 @@ pub(crate) enum Outcome {
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Figures {
-    /// The bare cache line there and back, before and after.
-    pub(crate) cache_line_ns: [f64; 2],
-    /// The cache line was at the wanted distance and stayed there, and nothing else had the processors.
+    /// Before and after.
+    pub(crate) apart: [Apart; 2],
+    /// The processors were at the wanted distance and stayed there, and nothing else had the processors.
     pub(crate) fit: bool,
     pub(crate) flow: Flow,
     /// Of the side that starts, and of the other.
@@ -107,7 +107,7 @@ impl Figures {
     }
 
     pub(crate) fn cache_line(&self) -> f64 {
-        self.cache_line_ns.iter().sum::<f64>() / 2.0
+        self.apart.iter().map(|apart| apart.cache_line_ns).sum::<f64>() / 2.0
     }
 }
 
@@ -126,11 +126,11 @@ impl Report {
     pub(crate) fn by_distance(&self) -> Vec<(Distance, Report)> {
         let part = |distance: Distance| {
             let mut part = self.clone();
-            part.samples.retain(|sample| sample.figures().is_none_or(|figures| distance.admits(figures.cache_line())));
+            part.samples.retain(|sample| sample.figures().is_none_or(|figures| distance.admits(figures.apart[0])));
             (distance, part)
         };
         let count = |report: &Report| report.samples.iter().filter(|sample| sample.figures().is_some()).count();
-        let mut parts = vec![part(Distance::Near), part(Distance::Far)];
+        let mut parts = vec![part(Distance::Near), part(Distance::Far), part(Distance::Shared)];
         parts.retain(|(_, part)| GOOD_PART * count(part) > count(self));
         parts
     }
@@ -195,12 +195,16 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::{Figures, Named, Outcome, Report, Sample, Setting, Test, median};
+    use super::{Apart, Figures, Named, Outcome, Report, Sample, Setting, Test, median};
     use crate::traffic::{Flow, Spent};
+
+    fn apart(cache_lines: [f64; 2]) -> [Apart; 2] {
+        cache_lines.map(|cache_line_ns| Apart { cache_line_ns, slowdown: 1.0 })
+    }
 
     fn sample(peer: &str, round: usize, nanos: u64, fit: bool) -> Sample {
         let flow = Flow { messages: 10, nanos, all_messages: 10 };
-        let figures = Figures { cache_line_ns: [100.0, 110.0], fit, flow, spent: [Spent::default(); 2] };
+        let figures = Figures { apart: apart([100.0, 110.0]), fit, flow, spent: [Spent::default(); 2] };
         let outcome = Outcome::Figures(figures);
         Sample { peer: peer.into(), test: Test::OneWay, size: 8, round, attempt: 0, outcome }
     }
@@ -247,7 +251,7 @@ pub(crate) mod tests {
     fn figures_of_different_distances_are_told_apart() {
         let mut both = report();
         let Outcome::Figures(figures) = &mut both.samples[3].outcome else { panic!("there are figures") };
-        figures.cache_line_ns = [500.0, 510.0];
+        figures.apart = apart([500.0, 510.0]);
         let parts = both.by_distance();
         let figures = |part: usize| parts[part].1.figures("slow", Test::OneWay, 8).len();
         assert_eq!((parts.len(), figures(0), figures(1)), (2, 1, 1));

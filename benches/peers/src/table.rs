@@ -46,11 +46,12 @@ fn write(out: &mut String, report: &Report, notes: &mut Notes) -> std::fmt::Resu
     )?;
     for (distance, part) in report.by_distance() {
         let far_apart = match distance {
-            Distance::Near => "Near",
-            Distance::Far => "Far",
-            Distance::Any => "Any",
+            Distance::Shared => "Two threads of one core",
+            Distance::Near => "Near processors",
+            Distance::Far => "Far processors",
+            Distance::Any => "Any processors",
         };
-        writeln!(out, "\n## {far_apart} processors")?;
+        writeln!(out, "\n## {far_apart}")?;
         tables(out, &part, notes)?;
     }
     if !notes.0.is_empty() {
