@@ -86,7 +86,7 @@ impl Patience {
 /// A reader close behind the writer takes lines away while they are being written, and never finds the ring empty, so never waits.
 /// Every so many messages it makes sure that it is not that close, in bytes.
 const DISTANCE_CHECK: u32 = 256;
-const TOO_CLOSE: usize = 4096;
+const TOO_CLOSE: usize = 64 << 10;
 
 /// Bytes of the total length that a `First` record starts with.
 const TOTAL: usize = 8;
@@ -396,7 +396,7 @@ impl Receiver {
     #[cold]
     fn check_distance(&mut self) {
         match self.reader.distance() {
-            Some(distance) if distance < TOO_CLOSE => self.waiter.fall_back(),
+            Some(distance) if distance < TOO_CLOSE.min(self.capacity() / 4) => self.waiter.fall_back(),
             Some(_) => {}
             None => self.state = State::Corrupt,
         }

@@ -30,9 +30,11 @@ pub(crate) struct Spinning {
     turns: u32,
 }
 
-/// Spin hints after a run of messages: a reader that polls at the writer's heels takes away the line
-/// that is being written.
+/// Spin hints after a run of messages: a reader that polls at the writer's heels takes away the line that is being written. After a long run, which is a stream,
+/// more of them: what the writer has gone on with meanwhile comes faster. After a short one, an answer may be waited for.
 const BREATHER: u32 = 45;
+const LONG_BREATHER: u32 = 200;
+const LONG_RUN: u32 = 64;
 /// Looks before the clock is read for the first time.
 const FREE_TURNS: u32 = 64;
 /// Looks before anything else is done, the clock included: a microsecond or two, in which another processor's answer comes, however far away it is.
@@ -46,9 +48,12 @@ const MAX_TRIAL_GAP: u32 = 1024;
 
 /// Leaves the other side alone for a moment.
 pub(crate) fn breathe() {
-    for _ in 0..BREATHER {
-        spin_loop();
-    }
+    (0..BREATHER).for_each(|_| spin_loop());
+}
+
+/// As [`breathe`], beside a stream.
+pub(crate) fn breathe_deeply() {
+    (0..LONG_BREATHER).for_each(|_| spin_loop());
 }
 
 impl Spin {
@@ -75,8 +80,10 @@ impl Spin {
         if self.budget == 0 {
             return None;
         }
-        if run >= 2 {
-            breathe();
+        match run {
+            0..2 => {}
+            2..LONG_RUN => breathe(),
+            LONG_RUN.. => breathe_deeply(),
         }
         Some(Spinning { start: 0, elapsed: 0, budget: self.budget, turns: 0 })
     }

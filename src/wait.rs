@@ -21,7 +21,7 @@ use std::ptr::NonNull;
 
 use crate::bell::{ARMED, ASLEEP, Bell, STRONG, Seats};
 use crate::deadline::Deadline;
-use crate::spin::{Spin, breathe};
+use crate::spin::{Spin, breathe, breathe_deeply};
 use crate::sync::{AtomicU32, LINGER, Ordering, OwnedFd, compiler_fence, fence, spin_loop};
 use crate::sys;
 
@@ -159,7 +159,7 @@ impl Waiter {
     /// Leaves the other side alone for a moment.
     #[cold]
     pub(crate) fn fall_back(&self) {
-        breathe();
+        breathe_deeply();
     }
 
     /// Gives the other side some time in which it is not disturbed, until `enough`.
