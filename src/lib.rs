@@ -37,7 +37,7 @@
 //! | lower latency, or less processor time | [`WaitStrategy`] |
 //! | to hand an end to a process that is not a plain fork | [`End`] |
 //! | values instead of bytes | `send` of a [`Sender`], `recv` of a [`Receiver`] (feature `serde`, on by default) |
-//! | several messages at a time | [`Sender::send_batch`], [`Receiver::recv_batch`] |
+//! | many short messages in a row | [`Sender::batch`], [`Receiver::recv_batch`] |
 //! | no copy | [`Sender::reserve`], [`Receiver::recv_guard`] |
 //! | an event loop | `as_fd` of a receiving end: level-triggered, only to be watched |
 //!

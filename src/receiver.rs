@@ -87,6 +87,8 @@ impl Patience {
 /// Every so many messages it makes sure that it is not that close, in bytes.
 const DISTANCE_CHECK: u32 = 256;
 const TOO_CLOSE: usize = 64 << 10;
+/// So many messages at once are as many in a row, in this respect.
+const LONG_BATCH: usize = 64;
 
 /// Bytes of the total length that a `First` record starts with.
 const TOTAL: usize = 8;
@@ -305,11 +307,10 @@ impl Receiver {
         }
     }
 
-    /// Receives what is there in one go, into `batch`, whose earlier content is gone: whole messages in the order sent, at most 1,024 and, if more than
-    /// one, at most 32 KiB of them. Waits for the first.
+    /// Receives what is there in one go, into `batch`, whose earlier content is gone: whole messages in the order sent and, if more than
+    /// one, at most 32 KiB of them, with some 8 bytes around each. Waits for the first.
     ///
-    /// For who works on many messages at a time; as many receives into a buffer are not slower. Whether the messages were sent by
-    /// [`send_batch`](crate::Sender::send_batch) does not matter.
+    /// For many short messages in a row. Whether they were sent in a [`batch`](crate::Sender::batch) does not matter.
     ///
     /// # Errors
     ///
@@ -681,6 +682,9 @@ impl Receiver {
                     return Err(self.corrupt());
                 }
                 self.released();
+                if batch.len() >= LONG_BATCH {
+                    self.check_distance();
+                }
             }
             Received::Owned(message) => batch.take_one(message),
             Received::Buffered(_) => unreachable!("no buffer was given"),
