@@ -421,6 +421,14 @@ impl Receiver {
         self.reader.payload(record).as_ptr()
     }
 
+    /// Waits a moment for what is on its way, as an answer is in a conversation.
+    #[inline(always)]
+    fn glance(&mut self, deadline: Deadline) -> bool {
+        self.reader.is_empty()
+            && !deadline.is_immediate()
+            && self.waiter.glance(|look| !self.reader.is_still_empty(look))
+    }
+
     /// Waits for the next record, passing over padding.
     fn record(&mut self, patience: &mut Patience) -> Result<Option<Record>, RecvError> {
         loop {
@@ -627,9 +635,7 @@ impl Receiver {
         if let Some(len) = self.take_into(buf, offset) {
             return Ok(len);
         }
-        let there = self.reader.is_empty()
-            && !deadline.is_immediate()
-            && self.waiter.glance(|look| !self.reader.is_still_empty(look));
+        let there = self.glance(deadline);
         match there.then(|| self.take_into(buf, offset)).flatten() {
             Some(len) => Ok(len),
             None => self.recv_into_slow(buf, offset, deadline),
@@ -702,6 +708,9 @@ impl Receiver {
 
     #[inline(never)]
     fn recv_guard_slow(&mut self, deadline: Deadline) -> Result<ReadGuard<'_>, RecvError> {
+        if let Some(record) = self.glance(deadline).then(|| self.at_hand()).flatten() {
+            return Ok(ReadGuard::new(self, Message::InPlace(record)));
+        }
         let message = match self.receive(None, usize::MAX, deadline)? {
             Received::InPlace(record) => Message::InPlace(record),
             Received::Owned(bytes) => Message::Owned(bytes),
