@@ -3,7 +3,7 @@
 //! Payload: messages of 64 B, sent back as they came, without a pause or so long after the one before. Peers: a ringpipe for each
 //! [`WaitStrategy`], and a kernel pipe with a 4-byte length before each message, which take turns, round by round. Each process runs on a processor of its own.
 //!
-//! `cargo bench --bench tails`, a minute or so; with `-- --test`, a moment. The time of the clock, some 20 ns, is part of each figure. Processor time is that of both
+//! `cargo bench --bench tails`, a minute or so; with `-- --quick`, a moment. The time of the clock, some 20 ns, is part of each figure. Processor time is that of both
 //! processes.
 
 mod support;
@@ -17,7 +17,7 @@ const SIZE: usize = 64;
 const GAPS: [Duration; 3] = [Duration::ZERO, Duration::from_micros(100), Duration::from_millis(5)];
 
 fn main() {
-    let quick = std::env::args().any(|arg| arg == "--test");
+    let quick = std::env::args().any(|arg| arg == "--quick");
     println!("| pause | | p50, µs | p99, µs | p99.9, µs | longest, µs | processor time for each, µs |");
     println!("| --- | --- | ---: | ---: | ---: | ---: | ---: |");
     for gap in GAPS {
