@@ -1,5 +1,6 @@
 //! Making pipes.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +59,7 @@ pub fn simplex() -> Result<(Receiver, Sender), BuildError> {
 pub struct Builder {
     capacity: usize,
     spin: Duration,
+    prefault: bool,
 }
 
 /// What a blocked call does until there is something: how much processor time is given for how little delay.
@@ -79,7 +81,8 @@ pub const DEFAULT_CAPACITY: usize = 256 << 10;
 
 impl Default for Builder {
     fn default() -> Builder {
-        Builder { capacity: DEFAULT_CAPACITY, spin: Duration::ZERO }.wait_strategy(WaitStrategy::default())
+        Builder { capacity: DEFAULT_CAPACITY, spin: Duration::ZERO, prefault: false }
+            .wait_strategy(WaitStrategy::default())
     }
 }
 
@@ -117,6 +120,13 @@ impl Builder {
         self
     }
 
+    /// Whether to take all of the memory when the pipe is made, instead of page by page on the first way round the ring: so the first messages take no longer
+    /// than the others (some 3 µs for each 4 KiB, on a virtual machine), and a lack of memory shows at once. Off by default. Linux before 5.14 ignores it.
+    pub fn prefault(mut self, on: bool) -> Builder {
+        self.prefault = on;
+        self
+    }
+
     /// Makes a duplex pipe, as [`pipe`].
     ///
     /// # Errors
@@ -151,12 +161,20 @@ impl Builder {
         const PAGES: u64 = 64 << 10;
         let room = sys::longest_file().saturating_sub(geometry.file_len()) / WINDOWS;
         geometry.window = (room & !(PAGES - 1)).min(MAX_WINDOW);
-        Ok(mpmc::make(geometry)?)
+        Ok(mpmc::make(self.create(geometry)?)?)
     }
 
     fn segment(&self, directions: usize) -> Result<Arc<Segment>, BuildError> {
         let geometry = Geometry::spsc(self.capacity_from(MIN_CAPACITY)?, directions, self.spin_micros());
-        Ok(Arc::new(Segment::create(geometry)?))
+        Ok(self.create(geometry)?)
+    }
+
+    fn create(&self, geometry: Geometry) -> io::Result<Arc<Segment>> {
+        let segment = Segment::create(geometry)?;
+        if self.prefault {
+            segment.populate()?;
+        }
+        Ok(Arc::new(segment))
     }
 
     fn capacity_from(&self, min: usize) -> Result<usize, BuildError> {

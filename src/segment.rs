@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use crate::error::AttachError;
 use crate::layout::{Control, Geometry, HEADER_LEN, Header, ManyControl, Mode, RINGS_AT};
@@ -45,6 +45,19 @@ impl Segment {
         let segment = Segment { memory: Memory::map(fd, len)?, geometry };
         segment.header().write(geometry);
         Ok(segment)
+    }
+
+    /// Takes all of the mapped part's memory now. Where the kernel cannot do that, it is taken as it is used.
+    pub(crate) fn populate(&self) -> io::Result<()> {
+        match &self.memory {
+            Memory::Mapped { map, .. } => match map.advise(Advice::PopulateWrite) {
+                // Linux before 5.14.
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+                result => result,
+            },
+            #[cfg(any(test, fuzzing))]
+            Memory::Heap { .. } => Ok(()),
+        }
     }
 
     /// Maps somebody else's segment, once it is certain that its size is what its header says and can

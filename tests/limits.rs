@@ -7,6 +7,7 @@ mod support;
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,42 @@ fn allow_descriptors(more: usize) -> libc::rlimit {
     // SAFETY: the pointer leads to a live structure.
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limits) }, 0);
     before
+}
+
+/// Bytes that the memory files of this process hold.
+fn memory_taken() -> u64 {
+    let paths = open_fds().into_iter().map(|fd| format!("/proc/self/fd/{fd}"));
+    let files = paths
+        .filter(|path| std::fs::read_link(path).is_ok_and(|to| to.to_string_lossy().starts_with("/memfd:ringpipe")));
+    // A unit of `stat(2)`.
+    files.map(|path| 512 * std::fs::metadata(path).unwrap().blocks()).sum()
+}
+
+#[test]
+fn memory_is_taken_as_it_is_used_or_at_once() {
+    const CAPACITY: usize = 1 << 20;
+    let (_alone, _watchdog) = (alone(), watchdog(60));
+    fork(|| {
+        let before = memory_taken();
+        let used = || memory_taken() - before;
+        let builder = Builder::new().capacity(CAPACITY);
+        let (a, mut b) = builder.pipe().unwrap();
+        assert!(used() < 64 << 10, "{} bytes taken by a pipe that has carried nothing", used());
+        b.send_bytes(&[1; 100_000]).unwrap();
+        assert!((100_000..200_000).contains(&used()), "{} bytes taken for 100,000", used());
+        drop((a, b));
+        assert_eq!(used(), 0);
+
+        let (mut a, mut b) = builder.clone().prefault(true).pipe().unwrap();
+        assert!(used() >= 2 * CAPACITY as u64, "{} bytes taken of two rings", used());
+        a.send_bytes(b"as ever").unwrap();
+        assert_eq!(b.recv_bytes().unwrap(), b"as ever");
+        drop((a, b));
+        let _ends = builder.prefault(true).mpmc().unwrap();
+        assert!(used() >= CAPACITY as u64, "{} bytes taken of a ring for many", used());
+        0
+    })
+    .succeeds();
 }
 
 fn is_emfile(error: &io::Error) -> bool {

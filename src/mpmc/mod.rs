@@ -77,7 +77,6 @@ use std::io;
 use std::sync::Arc;
 
 use crate::error::BuildError;
-use crate::layout::Geometry;
 use crate::pipe::Builder;
 use crate::segment::Segment;
 use crate::{bell, sys};
@@ -93,8 +92,7 @@ pub fn simplex() -> Result<(Receiver, Sender), BuildError> {
     Builder::new().mpmc()
 }
 
-pub(crate) fn make(geometry: Geometry) -> io::Result<(Receiver, Sender)> {
-    let segment = Arc::new(Segment::create(geometry)?);
+pub(crate) fn make(segment: Arc<Segment>) -> io::Result<(Receiver, Sender)> {
     let (receiving, sending) = sys::socketpair()?;
     // SAFETY: the control block is all atomics, and lives as long as the segment.
     bell::arm_fresh(unsafe { &segment.many_control().as_ref().not_empty.0.bell });
