@@ -1,0 +1,383 @@
+//! Waiting for many ends at once.
+//!
+//! Each pipe end has a bell, a socket that is readable while there is something to receive, provided that somebody takes care to arm it (`bell.rs`).
+//! Who waits for many arms the bells of all, sleeps in one `ppoll` on all sockets, and looks at the rings whenever it returns. It takes no part in
+//! the futexes of `wait.rs` and `crowd.rs`: nobody can sleep on many of them.
+//!
+//! # No wake-up is lost
+//!
+//! Let `B` and `A` be those of L1 and L2 in `bell.rs`: a byte is in the socket; the seat is armed. When `ppoll` is called, every end falls under one of
+//! these, and each of them ends the sleep when there comes something to receive.
+//!
+//! - *Armed by this call.* All that are to be armed move to their next generation, then comes one barrier for all of them (W1), then a look at each ring. For
+//!   one end alone these are the steps of `Bell::arm` in the same order, and what comes between them for the sake of other ends touches none of its
+//!   words. So a publication that the look missed finds `ARMED`, and rings. Bytes of earlier generations are removed after that look only.
+//! - *Armed before*, and left alone. Whoever armed it passed a barrier after that, and nobody has finished ringing since: a publisher clears `ARMED` after its byte is in
+//!   the socket. So the next publication finds `ARMED` and rings, or has sent its byte already.
+//! - *Rung since*, by a publication that came after the last look: `B`.
+//! - *Muted* (below): the sleep is short.
+//!
+//! A wait that returns between the barrier and the last step for some of its ends, because another is ready, leaves them armed without having removed a
+//! byte. That is a byte too many at most, which makes one needless turn in the next wait: L1 and L2 hold, as when it was killed there.
+//!
+//! A byte is removed though the ring has a record in it only if that is padding, or takes a long message back: nothing to be received, and what follows
+//! is announced by itself.
+//!
+//! The kernel hangs up the socket of an end whose peers are all gone, armed or not, so `ppoll` tells. The rings are looked at after that.
+//!
+//! # What keeps a bell loud
+//!
+//! A bell can ring for nothing, and go on: descriptors that nobody announces, a peer that stuffs it, and, in a pipe for many, a message that somebody
+//! is still writing (the bell must not be silenced then, see `crowd.rs`, and does not ring when it is done). The socket of such an end is left out of the
+//! next `ppoll` as far as bytes go, and that is a short one: at most one slice, as in other waits, and shorter at first for a message half written.
+
+use std::fs::File;
+use std::io::{self, Stdin};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::process::{ChildStderr, ChildStdout};
+use std::time::Duration;
+
+use crate::bell::Bell;
+use crate::crowd::Sight;
+use crate::deadline::Deadline;
+use crate::sync::{AsFd, BorrowedFd, OwnedFd};
+use crate::sys::{self, Heard, Readiness};
+use crate::wait::{PARK, SLICE};
+use crate::{Connection, Receiver, mpmc};
+use sealed::{Sealed, Source};
+
+/// What [`wait`] can wait for: [`Receiver`], [`Connection`] and [`mpmc::Receiver`], which are ready when something can be received; and descriptors
+/// of other kinds, which are ready when they are readable.
+///
+/// For a type that is not in the list below, pass what its `as_fd` returns.
+pub trait Waitable: Sealed {}
+
+mod sealed {
+    pub trait Sealed {
+        fn source(&self) -> Source<'_>;
+    }
+
+    /// What is looked at, and listened to.
+    pub struct Source<'a>(pub(super) super::Kind<'a>);
+}
+
+#[derive(Clone, Copy)]
+enum Kind<'a> {
+    Pipe(&'a dyn PipeEnd),
+    Other(BorrowedFd<'a>),
+}
+
+/// A receiving end.
+trait PipeEnd {
+    fn bell(&self) -> &Bell;
+    fn look(&self) -> Sight;
+    /// Repairs the ring if whoever holds what comes first is dead. True if there is something new to be seen.
+    fn help(&self) -> bool;
+}
+
+/// Waits until something can be received by some of `ends`, or their peers are gone, or `timeout` has passed. Follows
+/// `multiprocessing.connection.wait`.
+///
+/// `Some(Duration::ZERO)` returns at once, `None` waits as long as it takes. Returns the indices of all that are ready, in ascending order; none if the
+/// time has passed.
+///
+/// - A pipe end is ready if a receive would not have to wait: for a message, or the start or a further part of a long one; for end of file; for an error. It is
+///   in the result for nothing only if what is left of a long message has to be passed over, because a process was killed that had received its start.
+/// - Another end of a pipe for many may be quicker to take what made one ready.
+/// - Anything else is ready when `poll` says that it is readable, hung up or broken.
+///
+/// Any number of ends can be waited for, and an end more than once. Nothing is received, and nothing has to be set up or taken down. Unlike watching the descriptor
+/// that `as_fd` lends, a wait makes receiving no dearer: a message costs its receiver no system call, and its sender one at most, if it is the first since
+/// a wait that slept. Each wait takes time in proportion to the number of ends: with hundreds that are seldom ready all, `epoll` on their descriptors scales better.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let (first, _kept) = ringpipe::simplex()?;
+/// let (mut second, mut sender) = ringpipe::simplex()?;
+/// assert!(ringpipe::wait(&[&first, &second], Some(Duration::ZERO))?.is_empty());
+/// sender.send_bytes(b"hello")?;
+/// assert_eq!(ringpipe::wait(&[&first, &second], None)?, [1]);
+/// assert_eq!(second.recv_bytes()?, b"hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+///
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) if there are no ends and no time-out, which would never return; what the kernel says if it does not let
+/// this process poll as many descriptors, and none of the ends is known to be ready.
+pub fn wait(ends: &[&dyn Waitable], timeout: Option<Duration>) -> io::Result<Vec<usize>> {
+    let deadline = timeout.map_or(Deadline::NEVER, Deadline::after);
+    if ends.is_empty() && timeout.is_none() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "there is nothing to wait for: pass an end, or a time-out",
+        ));
+    }
+    Wait::new(ends.iter().map(|end| Watch::new(end.source().0)).collect()).until(deadline)
+}
+
+/// One of those that are waited for.
+struct Watch<'a> {
+    source: Kind<'a>,
+    sight: Sight,
+    heard: Readiness,
+    /// How often in a row the bell has rung for nothing.
+    in_vain: u32,
+    /// What the last step of arming is to be told.
+    arming: Option<u8>,
+}
+
+/// How often a bell may ring for nothing before it is muted.
+const IN_VAIN: u32 = 2;
+/// How often a waiter helps before it looks at the clock.
+const HELPS: u32 = 64;
+/// The first of the short sleeps while a message is half written, in nanoseconds. Each is twice as long as the one before, up to a slice.
+const FIRST_NAP: u64 = 50_000;
+
+impl<'a> Watch<'a> {
+    fn new(source: Kind<'a>) -> Watch<'a> {
+        Watch { source, sight: Sight::Nothing, heard: Readiness::default(), in_vain: 0, arming: None }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.sight == Sight::Ready
+    }
+
+    fn look(&mut self, deadline: Deadline) {
+        match self.source {
+            Kind::Other(_) if self.heard.readable || self.heard.hung_up => self.sight = Sight::Ready,
+            Kind::Other(_) => {}
+            Kind::Pipe(end) => {
+                self.sight = end.look();
+                for turn in 1_u32.. {
+                    let more = self.sight == Sight::Held && end.help();
+                    // A peer that makes up what dead members hold must not keep a call beyond its deadline.
+                    if !more || turn % HELPS == 0 && deadline.passed() {
+                        break;
+                    }
+                    self.sight = end.look();
+                }
+                // A message that somebody is still writing will come, even if there is no more to follow.
+                if self.sight == Sight::Nothing && end.bell().found_gone() {
+                    self.sight = Sight::Ready;
+                }
+            }
+        }
+    }
+
+    /// The first step of arming, if that is to be done.
+    fn begin_arming(&mut self) -> Option<&'a Bell> {
+        let Kind::Pipe(end) = self.source else { return None };
+        let silent = !self.heard.readable && end.bell().is_armed();
+        if self.sight != Sight::Nothing || silent {
+            return None;
+        }
+        self.arming = Some(end.bell().begin_arming());
+        Some(end.bell())
+    }
+
+    /// The last step, if there was a first.
+    fn finish_arming(&mut self) {
+        if let (Kind::Pipe(end), Some(current)) = (self.source, self.arming.take()) {
+            let mut sight = Sight::Nothing;
+            end.bell().finish_arming(current, &mut || {
+                sight = end.look();
+                sight != Sight::Nothing
+            });
+            self.sight = sight;
+        }
+    }
+
+    fn is_muted(&self) -> bool {
+        matches!(self.source, Kind::Pipe(_)) && (self.sight == Sight::Held || self.in_vain > IN_VAIN)
+    }
+
+    /// What is to be listened to.
+    fn listening(&self) -> Option<Heard<'a>> {
+        let heard = Readiness::default();
+        match self.source {
+            _ if self.is_ready() => None,
+            Kind::Other(fd) => Some(Heard { fd, reading: true, heard }),
+            // There is no more to be heard, but what is held may still come.
+            Kind::Pipe(end) if end.bell().found_gone() => None,
+            Kind::Pipe(end) => Some(Heard { fd: end.bell().fd(), reading: !self.is_muted(), heard }),
+        }
+    }
+
+    /// Takes note of what was heard.
+    fn hear(&mut self, heard: Readiness) {
+        if let Kind::Pipe(end) = self.source {
+            if heard.hung_up {
+                end.bell().note_gone();
+            }
+            // One that was muted is listened to again, for once.
+            self.in_vain = match heard.readable {
+                true => self.in_vain + 1,
+                false if self.is_muted() => self.in_vain.min(IN_VAIN),
+                false => 0,
+            };
+        }
+        self.heard = heard;
+    }
+}
+
+struct Wait<'a> {
+    watches: Vec<Watch<'a>>,
+    nap: u64,
+}
+
+impl<'a> Wait<'a> {
+    fn new(watches: Vec<Watch<'a>>) -> Wait<'a> {
+        Wait { watches, nap: FIRST_NAP }
+    }
+
+    fn until(mut self, deadline: Deadline) -> io::Result<Vec<usize>> {
+        self.look(deadline);
+        loop {
+            if !self.any_ready() && !deadline.is_immediate() {
+                self.arm();
+            }
+            // If some are ready, the kernel still has to be asked about the others.
+            let asked = if self.any_ready() { self.listen(Deadline::NOW) } else { self.sleep(deadline) };
+            let late = deadline.passed();
+            self.look(deadline);
+            match asked {
+                _ if self.any_ready() => break,
+                Err(e) => return Err(e),
+                Ok(()) if late => break,
+                Ok(()) => {}
+            }
+        }
+        let ready = self.watches.iter().enumerate().filter(|(_, watch)| watch.is_ready());
+        Ok(ready.map(|(index, _)| index).collect())
+    }
+
+    fn any_ready(&self) -> bool {
+        self.watches.iter().any(Watch::is_ready)
+    }
+
+    fn look(&mut self, deadline: Deadline) {
+        self.watches.iter_mut().for_each(|watch| watch.look(deadline));
+    }
+
+    /// Makes the next publication ring, everywhere.
+    fn arm(&mut self) {
+        let begun: Vec<&Bell> = self.watches.iter_mut().filter_map(Watch::begin_arming).collect();
+        if begun.is_empty() {
+            return;
+        }
+        // W1, of all at once.
+        if !sys::heavy_barrier() {
+            begun.iter().for_each(|bell| bell.seats.be_strong());
+        }
+        self.watches.iter_mut().for_each(Watch::finish_arming);
+    }
+
+    /// Listens until there is something to be heard, and not for longer than is good.
+    fn sleep(&mut self, deadline: Deadline) -> io::Result<()> {
+        let held = self.watches.iter().any(|watch| watch.sight == Sight::Held);
+        let longest = match self.watches.iter().any(Watch::is_muted) {
+            true if held => self.nap,
+            true => SLICE,
+            false => PARK,
+        };
+        if held {
+            self.nap = SLICE.min(2 * self.nap);
+        }
+        self.listen(if deadline.is_immediate() { deadline } else { deadline.min(sys::now() + longest) })
+    }
+
+    fn listen(&mut self, deadline: Deadline) -> io::Result<()> {
+        let (indices, mut many): (Vec<usize>, Vec<Heard<'a>>) =
+            self.watches.iter().enumerate().filter_map(|(i, watch)| Some((i, watch.listening()?))).unzip();
+        if many.is_empty() && deadline.is_immediate() {
+            return Ok(());
+        }
+        sys::poll_many(&mut many, deadline)?;
+        indices.into_iter().zip(many).for_each(|(i, one)| self.watches[i].hear(one.heard));
+        Ok(())
+    }
+}
+
+// --- what can be waited for ---------------------------------------------------------------------------
+
+impl PipeEnd for Receiver {
+    fn bell(&self) -> &Bell {
+        self.hearing()
+    }
+
+    fn look(&self) -> Sight {
+        if self.has_something() { Sight::Ready } else { Sight::Nothing }
+    }
+
+    fn help(&self) -> bool {
+        false
+    }
+}
+
+impl PipeEnd for mpmc::Receiver {
+    fn bell(&self) -> &Bell {
+        self.hearing()
+    }
+
+    fn look(&self) -> Sight {
+        self.sight()
+    }
+
+    fn help(&self) -> bool {
+        mpmc::Receiver::help(self)
+    }
+}
+
+impl Sealed for Receiver {
+    fn source(&self) -> Source<'_> {
+        Source(Kind::Pipe(self))
+    }
+}
+
+impl Sealed for mpmc::Receiver {
+    fn source(&self) -> Source<'_> {
+        Source(Kind::Pipe(self))
+    }
+}
+
+impl Sealed for Connection {
+    fn source(&self) -> Source<'_> {
+        Source(Kind::Pipe(self.receiver()))
+    }
+}
+
+impl Waitable for Receiver {}
+impl Waitable for mpmc::Receiver {}
+impl Waitable for Connection {}
+
+macro_rules! descriptors {
+    ($($type:ty),+) => {$(
+        impl Sealed for $type {
+            fn source(&self) -> Source<'_> {
+                Source(Kind::Other(self.as_fd()))
+            }
+        }
+
+        impl Waitable for $type {}
+    )+};
+}
+
+descriptors!(BorrowedFd<'_>, OwnedFd, File, Stdin, ChildStdout, ChildStderr);
+descriptors!(TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixStream);
+
+macro_rules! forwarded {
+    ($($type:ty),+) => {$(
+        impl<T: Sealed + ?Sized> Sealed for $type {
+            fn source(&self) -> Source<'_> {
+                (**self).source()
+            }
+        }
+
+        impl<T: Waitable + ?Sized> Waitable for $type {}
+    )+};
+}
+
+forwarded!(&T, &mut T, Box<T>, std::sync::Arc<T>, std::rc::Rc<T>);
