@@ -120,6 +120,7 @@ mod sys;
 #[cfg(feature = "serde")]
 mod typed;
 mod wait;
+mod waitable;
 
 pub use batch::{Batch, SendBatch};
 pub use connection::Connection;
@@ -128,5 +129,5 @@ pub use handover::{End, HandoverError};
 pub use pipe::{Builder, DEFAULT_CAPACITY, WaitStrategy, pipe, simplex};
 pub use read_guard::ReadGuard;
 pub use receiver::{Iter, Receiver};
-pub use select::{Waitable, wait};
 pub use sender::{Sender, WriteGuard};
+pub use waitable::{Waitable, wait};

@@ -31,96 +31,40 @@
 //! is still writing (the bell must not be silenced then, see `crowd.rs`, and does not ring when it is done). The socket of such an end is left out of the
 //! next `ppoll` as far as bytes go, and that is a short one: at most one slice, as in other waits, and shorter at first for a message half written.
 
-use std::fs::File;
-use std::io::{self, Stdin};
-use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::process::{ChildStderr, ChildStdout};
-use std::time::Duration;
+use std::io;
 
 use crate::bell::Bell;
 use crate::crowd::Sight;
 use crate::deadline::Deadline;
-use crate::sync::{AsFd, BorrowedFd, OwnedFd};
+use crate::mpmc;
+use crate::receiver::Receiver;
+use crate::sync::BorrowedFd;
 use crate::sys::{self, Heard, Readiness};
 use crate::wait::{PARK, SLICE};
-use crate::{Connection, Receiver, mpmc};
-use sealed::{Sealed, Source};
 
-/// What [`wait`] can wait for: [`Receiver`], [`Connection`] and [`mpmc::Receiver`], which are ready when something can be received; and descriptors
-/// of other kinds, which are ready when they are readable.
-///
-/// For a type that is not in the list below, pass what its `as_fd` returns.
-pub trait Waitable: Sealed {}
-
-mod sealed {
-    pub trait Sealed {
-        fn source(&self) -> Source<'_>;
-    }
-
-    /// What is looked at, and listened to.
-    pub struct Source<'a>(pub(super) super::Kind<'a>);
-}
-
+/// What is looked at, and listened to.
 #[derive(Clone, Copy)]
-enum Kind<'a> {
+pub(crate) enum Source<'a> {
     Pipe(&'a dyn PipeEnd),
     Other(BorrowedFd<'a>),
 }
 
 /// A receiving end.
-trait PipeEnd {
+pub(crate) trait PipeEnd {
     fn bell(&self) -> &Bell;
     fn look(&self) -> Sight;
     /// Repairs the ring if whoever holds what comes first is dead. True if there is something new to be seen.
     fn help(&self) -> bool;
 }
 
-/// Waits until something can be received by some of `ends`, or their peers are gone, or `timeout` has passed. Follows
-/// `multiprocessing.connection.wait`.
-///
-/// `Some(Duration::ZERO)` returns at once, `None` waits as long as it takes. Returns the indices of all that are ready, in ascending order; none if the
-/// time has passed.
-///
-/// - A pipe end is ready if a receive would not have to wait: for a message, or the start or a further part of a long one; for end of file; for an error. It is
-///   in the result for nothing only if what is left of a long message has to be passed over, because a process was killed that had received its start.
-/// - Another end of a pipe for many may be quicker to take what made one ready.
-/// - Anything else is ready when `poll` says that it is readable, hung up or broken.
-///
-/// Any number of ends can be waited for, and an end more than once. Nothing is received, and nothing has to be set up or taken down. Unlike watching the descriptor
-/// that `as_fd` lends, a wait makes receiving no dearer: a message costs its receiver no system call, and its sender one at most, if it is the first since
-/// a wait that slept. Each wait takes time in proportion to the number of ends: with hundreds that are seldom ready all, `epoll` on their descriptors scales better.
-///
-/// ```
-/// use std::time::Duration;
-///
-/// let (first, _kept) = ringpipe::simplex()?;
-/// let (mut second, mut sender) = ringpipe::simplex()?;
-/// assert!(ringpipe::wait(&[&first, &second], Some(Duration::ZERO))?.is_empty());
-/// sender.send_bytes(b"hello")?;
-/// assert_eq!(ringpipe::wait(&[&first, &second], None)?, [1]);
-/// assert_eq!(second.recv_bytes()?, b"hello");
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-///
-/// # Errors
-///
-/// [`InvalidInput`](io::ErrorKind::InvalidInput) if there are no ends and no time-out, which would never return; what the kernel says if it does not let
-/// this process poll as many descriptors, and none of the ends is known to be ready.
-pub fn wait(ends: &[&dyn Waitable], timeout: Option<Duration>) -> io::Result<Vec<usize>> {
-    let deadline = timeout.map_or(Deadline::NEVER, Deadline::after);
-    if ends.is_empty() && timeout.is_none() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "there is nothing to wait for: pass an end, or a time-out",
-        ));
-    }
-    Wait::new(ends.iter().map(|end| Watch::new(end.source().0)).collect()).until(deadline)
+/// Waits until some of `sources` are ready, or until `deadline`. Returns their indices.
+pub(crate) fn wait_for<'a>(sources: impl Iterator<Item = Source<'a>>, deadline: Deadline) -> io::Result<Vec<usize>> {
+    Wait::new(sources.map(Watch::new).collect()).until(deadline)
 }
 
 /// One of those that are waited for.
 struct Watch<'a> {
-    source: Kind<'a>,
+    source: Source<'a>,
     sight: Sight,
     heard: Readiness,
     /// How often in a row the bell has rung for nothing.
@@ -137,7 +81,7 @@ const HELPS: u32 = 64;
 const FIRST_NAP: u64 = 50_000;
 
 impl<'a> Watch<'a> {
-    fn new(source: Kind<'a>) -> Watch<'a> {
+    fn new(source: Source<'a>) -> Watch<'a> {
         Watch { source, sight: Sight::Nothing, heard: Readiness::default(), in_vain: 0, arming: None }
     }
 
@@ -147,9 +91,9 @@ impl<'a> Watch<'a> {
 
     fn look(&mut self, deadline: Deadline) {
         match self.source {
-            Kind::Other(_) if self.heard.readable || self.heard.hung_up => self.sight = Sight::Ready,
-            Kind::Other(_) => {}
-            Kind::Pipe(end) => {
+            Source::Other(_) if self.heard.readable || self.heard.hung_up => self.sight = Sight::Ready,
+            Source::Other(_) => {}
+            Source::Pipe(end) => {
                 self.sight = end.look();
                 for turn in 1_u32.. {
                     let more = self.sight == Sight::Held && end.help();
@@ -169,7 +113,7 @@ impl<'a> Watch<'a> {
 
     /// The first step of arming, if that is to be done.
     fn begin_arming(&mut self) -> Option<&'a Bell> {
-        let Kind::Pipe(end) = self.source else { return None };
+        let Source::Pipe(end) = self.source else { return None };
         let silent = !self.heard.readable && end.bell().is_armed();
         if self.sight != Sight::Nothing || silent {
             return None;
@@ -180,7 +124,7 @@ impl<'a> Watch<'a> {
 
     /// The last step, if there was a first.
     fn finish_arming(&mut self) {
-        if let (Kind::Pipe(end), Some(current)) = (self.source, self.arming.take()) {
+        if let (Source::Pipe(end), Some(current)) = (self.source, self.arming.take()) {
             let mut sight = Sight::Nothing;
             end.bell().finish_arming(current, &mut || {
                 sight = end.look();
@@ -191,7 +135,7 @@ impl<'a> Watch<'a> {
     }
 
     fn is_muted(&self) -> bool {
-        matches!(self.source, Kind::Pipe(_)) && (self.sight == Sight::Held || self.in_vain > IN_VAIN)
+        matches!(self.source, Source::Pipe(_)) && (self.sight == Sight::Held || self.in_vain > IN_VAIN)
     }
 
     /// What is to be listened to.
@@ -199,16 +143,16 @@ impl<'a> Watch<'a> {
         let heard = Readiness::default();
         match self.source {
             _ if self.is_ready() => None,
-            Kind::Other(fd) => Some(Heard { fd, reading: true, heard }),
+            Source::Other(fd) => Some(Heard { fd, reading: true, heard }),
             // There is no more to be heard, but what is held may still come.
-            Kind::Pipe(end) if end.bell().found_gone() => None,
-            Kind::Pipe(end) => Some(Heard { fd: end.bell().fd(), reading: !self.is_muted(), heard }),
+            Source::Pipe(end) if end.bell().found_gone() => None,
+            Source::Pipe(end) => Some(Heard { fd: end.bell().fd(), reading: !self.is_muted(), heard }),
         }
     }
 
     /// Takes note of what was heard.
     fn hear(&mut self, heard: Readiness) {
-        if let Kind::Pipe(end) = self.source {
+        if let Source::Pipe(end) = self.source {
             if heard.hung_up {
                 end.bell().note_gone();
             }
@@ -301,7 +245,7 @@ impl<'a> Wait<'a> {
     }
 }
 
-// --- what can be waited for ---------------------------------------------------------------------------
+// --- receiving ends -----------------------------------------------------------------------------------
 
 impl PipeEnd for Receiver {
     fn bell(&self) -> &Bell {
@@ -330,54 +274,3 @@ impl PipeEnd for mpmc::Receiver {
         mpmc::Receiver::help(self)
     }
 }
-
-impl Sealed for Receiver {
-    fn source(&self) -> Source<'_> {
-        Source(Kind::Pipe(self))
-    }
-}
-
-impl Sealed for mpmc::Receiver {
-    fn source(&self) -> Source<'_> {
-        Source(Kind::Pipe(self))
-    }
-}
-
-impl Sealed for Connection {
-    fn source(&self) -> Source<'_> {
-        Source(Kind::Pipe(self.receiver()))
-    }
-}
-
-impl Waitable for Receiver {}
-impl Waitable for mpmc::Receiver {}
-impl Waitable for Connection {}
-
-macro_rules! descriptors {
-    ($($type:ty),+) => {$(
-        impl Sealed for $type {
-            fn source(&self) -> Source<'_> {
-                Source(Kind::Other(self.as_fd()))
-            }
-        }
-
-        impl Waitable for $type {}
-    )+};
-}
-
-descriptors!(BorrowedFd<'_>, OwnedFd, File, Stdin, ChildStdout, ChildStderr);
-descriptors!(TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixStream);
-
-macro_rules! forwarded {
-    ($($type:ty),+) => {$(
-        impl<T: Sealed + ?Sized> Sealed for $type {
-            fn source(&self) -> Source<'_> {
-                (**self).source()
-            }
-        }
-
-        impl<T: Waitable + ?Sized> Waitable for $type {}
-    )+};
-}
-
-forwarded!(&T, &mut T, Box<T>, std::sync::Arc<T>, std::rc::Rc<T>);
