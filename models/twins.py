@@ -18,7 +18,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SPSC, SENDER, RECEIVER = "src/ring/spsc.rs", "src/sender.rs", "src/receiver.rs"
-BELL, WAIT = "src/bell.rs", "src/wait.rs"
+BELL, WAIT, SELECT = "src/bell.rs", "src/wait.rs", "src/select.rs"
 MANY, CROWD, SIDE, MANY_SENDER = "src/ring/mpmc.rs", "src/crowd.rs", "src/mpmc/side.rs", "src/mpmc/sender.rs"
 MANY_RECEIVER = "src/mpmc/receiver.rs"
 TAKE_RUN = "        let len = there.min(out.capacity()).min(self.data.capacity - first.offset);\n"
@@ -101,6 +101,11 @@ TWINS = [
             if seat.compare_exchange(word, word & !ARMED, set, seen).is_ok() {
                 sys::send_token(self.fd(), token(word));
                 return;""", "pipe-copy-goes-on"),
+    ("W1 removed where many are waited for", SELECT, "if !sys::heavy_barrier() {", "if false {", "pipe-two-waited-for"),
+    ("nobody says that membarrier is refused where many are waited for", SELECT, "begun.iter().for_each(|bell| bell.seats.be_strong());", "", "pipe-two-waited-for"),
+    ("many are armed without another look", SELECT, "                sight = end.look();\n                sight != Sight::Nothing\n", "                sight = Sight::Nothing;\n                false\n", "pipe-two-waited-for"),
+    ("only the first of many is armed", SELECT, "filter_map(Watch::begin_arming).collect();", "filter_map(Watch::begin_arming).take(1).collect();", "pipe-two-waited-for"),
+    ("one of many is not found gone", SELECT, "if self.sight == Sight::Nothing && end.bell().found_gone() {", "if false {", "pipe-two-waited-for-killed"),
     ("a watched bell is not silenced", BELL, "self.watched.store(true, Ordering::Relaxed);", "", "pipe-watched-bell"),
     # --- life and death
     ("the end before the messages", WAIT, "            (true, _) => Wake::Ready,\n            (false, true) => Wake::Gone,", "            (_, true) => Wake::Gone,\n            (true, _) => Wake::Ready,", "pipe-receiver-waits"),
