@@ -12,13 +12,10 @@
 //! - *Armed by this call.* All that are to be armed move to their next generation, then comes one barrier for all of them (W1), then a look at each ring. For
 //!   one end alone these are the steps of `Bell::arm` in the same order, and what comes between them for the sake of other ends touches none of its
 //!   words. So a publication that the look missed finds `ARMED`, and rings. Bytes of earlier generations are removed after that look only.
-//! - *Armed before*, and left alone. Whoever armed it passed a barrier after that, and nobody has finished ringing since: a publisher clears `ARMED` after its byte is in
-//!   the socket. So the next publication finds `ARMED` and rings, or has sent its byte already.
+//! - *Armed before*, and left alone. If whoever armed it has passed the barrier, the next publication finds `ARMED` and rings, or is about to be done with ringing:
+//!   `ARMED` is cleared once the byte is in the socket. If not yet, or never, because it was killed, no byte has been removed: `B`, for it was not armed until then.
 //! - *Rung since*, by a publication that came after the last look: `B`.
 //! - *Muted* (below): the sleep is short.
-//!
-//! A wait that returns between the barrier and the last step for some of its ends, because another is ready, leaves them armed without having removed a
-//! byte. That is a byte too many at most, which makes one needless turn in the next wait: L1 and L2 hold, as when it was killed there.
 //!
 //! A byte is removed though the ring has a record in it only if that is padding, or takes a long message back: nothing to be received, and what follows
 //! is announced by itself.
@@ -28,8 +25,8 @@
 //! # What keeps a bell loud
 //!
 //! A bell can ring for nothing, and go on: descriptors that nobody announces, a peer that stuffs it, and, in a pipe for many, a message that somebody
-//! is still writing (the bell must not be silenced then, see `crowd.rs`, and does not ring when it is done). The socket of such an end is left out of the
-//! next `ppoll` as far as bytes go, and that is a short one: at most one slice, as in other waits, and shorter at first for a message half written.
+//! is still writing (the bell must not be silenced then, see `crowd.rs`). The socket of such an end is left out of the next `ppoll` as far as bytes go, and that is
+//! a short one: at most one slice, as in other waits. So are all while a message is half written, and shorter at first, since nobody rings if its writer is dead.
 
 use std::io;
 
@@ -135,7 +132,8 @@ impl<'a> Watch<'a> {
     }
 
     fn is_muted(&self) -> bool {
-        matches!(self.source, Source::Pipe(_)) && (self.sight == Sight::Held || self.in_vain > IN_VAIN)
+        matches!(self.source, Source::Pipe(_))
+            && (self.sight == Sight::Held && self.heard.readable || self.in_vain > IN_VAIN)
     }
 
     /// What is to be listened to.
@@ -222,10 +220,11 @@ impl<'a> Wait<'a> {
     /// Listens until there is something to be heard, and not for longer than is good.
     fn sleep(&mut self, deadline: Deadline) -> io::Result<()> {
         let held = self.watches.iter().any(|watch| watch.sight == Sight::Held);
-        let longest = match self.watches.iter().any(Watch::is_muted) {
-            true if held => self.nap,
-            true => SLICE,
-            false => PARK,
+        let muted = self.watches.iter().any(Watch::is_muted);
+        let longest = match (held, muted) {
+            (true, _) => self.nap,
+            (false, true) => SLICE,
+            (false, false) => PARK,
         };
         if held {
             self.nap = SLICE.min(2 * self.nap);

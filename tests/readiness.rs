@@ -536,7 +536,11 @@ fn what_comes_behind_a_half_written_message_is_found() {
     });
     shared.await_at_least(0, 1);
     sender.send_bytes(b"behind it").unwrap();
+    let before = usage();
     assert!(wait(&[&receiver], Some(5 * MOMENT)).unwrap().is_empty(), "what comes first is half written");
+    let after = usage();
+    let (sleeps, took) = (after.0 - before.0, after.1 - before.1);
+    assert!(sleeps < 100 && took < MOMENT, "{sleeps} sleeps, {took:?}");
     std::thread::scope(|scope| {
         scope.spawn(|| {
             std::thread::sleep(MOMENT);
