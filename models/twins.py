@@ -102,9 +102,7 @@ TWINS = [
                 sys::send_token(self.fd(), token(word));
                 return;""", "pipe-copy-goes-on"),
     ("W1 removed where many are waited for", SELECT, "if !sys::heavy_barrier() {", "if false {", "pipe-two-waited-for"),
-    ("nobody says that membarrier is refused where many are waited for", SELECT, "begun.iter().for_each(|bell| bell.seats.be_strong());", "", "pipe-two-waited-for"),
     ("many are armed without another look", SELECT, "                sight = end.look();\n                sight != Sight::Nothing\n", "                sight = Sight::Nothing;\n                false\n", "pipe-two-waited-for"),
-    ("only the first of many is armed", SELECT, "filter_map(Watch::begin_arming).collect();", "filter_map(Watch::begin_arming).take(1).collect();", "pipe-two-waited-for"),
     ("one of many is not found gone", SELECT, "if self.sight == Sight::Nothing && end.bell().found_gone() {", "if false {", "pipe-two-waited-for-killed"),
     ("a watched bell is not silenced", BELL, "self.watched.store(true, Ordering::Relaxed);", "", "pipe-watched-bell"),
     # --- life and death
