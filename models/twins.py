@@ -18,7 +18,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SPSC, SENDER, RECEIVER = "src/ring/spsc.rs", "src/sender.rs", "src/receiver.rs"
-BELL, WAIT = "src/bell.rs", "src/wait.rs"
+BELL, WAIT, SELECT = "src/bell.rs", "src/wait.rs", "src/select.rs"
 MANY, CROWD, SIDE, MANY_SENDER = "src/ring/mpmc.rs", "src/crowd.rs", "src/mpmc/side.rs", "src/mpmc/sender.rs"
 MANY_RECEIVER = "src/mpmc/receiver.rs"
 TAKE_RUN = "        let len = there.min(out.capacity()).min(self.data.capacity - first.offset);\n"
@@ -81,7 +81,7 @@ TWINS = [
     ("arming does not look again", BELL, """        if ready() {
             return true;
         }
-        let current""", "        let current", "pipe-watched-bell"),
+        // Bytes""", "        // Bytes", "pipe-watched-bell"),
     ("arming removes bytes of its own generation", BELL, "byte & CARRIES == 0 && is_stale(byte, current)", "byte & CARRIES == 0", "pipe-watched-bell"),
     ("arming stays in its generation", BELL, "let next = |word: u32| word.wrapping_add(GENERATION) | ARMED;", "let next = |word: u32| word | ARMED;", "pipe-watched-bell"),
     ("ringing disarms whatever the generation", BELL, "if seat.compare_exchange(word, word & !ARMED, set, seen).is_ok() {", "let _ = (set, seen);\n            seat.fetch_and(!ARMED, Ordering::SeqCst);\n            {", "pipe-watched-bell"),
@@ -101,6 +101,9 @@ TWINS = [
             if seat.compare_exchange(word, word & !ARMED, set, seen).is_ok() {
                 sys::send_token(self.fd(), token(word));
                 return;""", "pipe-copy-goes-on"),
+    ("W1 removed where many are waited for", SELECT, "if !sys::heavy_barrier() {", "if false {", "pipe-two-waited-for"),
+    ("many are armed without another look", SELECT, "                sight = end.look();\n                sight != Sight::Nothing\n", "                sight = Sight::Nothing;\n                false\n", "pipe-two-waited-for"),
+    ("one of many is not found gone", SELECT, "if self.sight == Sight::Nothing && end.bell().found_gone() {", "if false {", "pipe-two-waited-for-killed"),
     ("a watched bell is not silenced", BELL, "self.watched.store(true, Ordering::Relaxed);", "", "pipe-watched-bell"),
     # --- life and death
     ("the end before the messages", WAIT, "            (true, _) => Wake::Ready,\n            (false, true) => Wake::Gone,", "            (_, true) => Wake::Gone,\n            (true, _) => Wake::Ready,", "pipe-receiver-waits"),

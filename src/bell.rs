@@ -141,7 +141,8 @@ impl Seats {
         self.mine().fetch_or(DEPARTED, Ordering::SeqCst);
     }
 
-    fn be_strong(&self) {
+    /// For who cannot make the other side's threads pass a barrier: they have to do it by themselves from now on.
+    pub(crate) fn be_strong(&self) {
         for seat in [self.mine(), self.theirs()] {
             if seat.load(Ordering::Relaxed) & STRONG == 0 {
                 seat.fetch_or(STRONG, Ordering::SeqCst);
@@ -221,17 +222,28 @@ impl Bell {
 
     /// Makes the next publication ring, and silences the bell if the ring is empty. True if it is not.
     pub(crate) fn arm(&self, ready: &mut impl FnMut() -> bool) -> bool {
+        let current = self.begin_arming();
+        self.seats.barrier(); // W1
+        self.finish_arming(current, ready)
+    }
+
+    /// The first step of arming, which the barrier (W1) is to follow: one for all bells that are armed together. Returns what the last step is to be
+    /// told. Whoever leaves that out leaves the bell as loud as it was.
+    pub(crate) fn begin_arming(&self) -> u8 {
         let seat = self.seats.mine();
         let next = |word: u32| word.wrapping_add(GENERATION) | ARMED;
         let mut word = seat.load(Ordering::Relaxed);
         while let Err(now) = seat.compare_exchange_weak(word, next(word), Ordering::SeqCst, Ordering::Relaxed) {
             word = now;
         }
-        self.seats.barrier(); // W1
+        token(next(word))
+    }
+
+    /// The last step of arming: silences the bell if the ring is empty. True if it is not.
+    pub(crate) fn finish_arming(&self, current: u8, ready: &mut impl FnMut() -> bool) -> bool {
         if ready() {
             return true;
         }
-        let current = token(next(word));
         // Bytes that carry descriptors stay for the record that they were sent for.
         sys::take_tokens(self.fd(), |byte| byte & CARRIES == 0 && is_stale(byte, current));
         // Somebody may have found the bell full since.
@@ -300,9 +312,14 @@ impl Bell {
     pub(crate) fn listen(&self, deadline: Deadline) -> Readiness {
         let heard = sys::poll_readable(self.fd(), deadline);
         if heard.hung_up {
-            self.gone.store(true, Ordering::Release);
+            self.note_gone();
         }
         heard
+    }
+
+    /// After the kernel has said that every copy of the other end is closed.
+    pub(crate) fn note_gone(&self) {
+        self.gone.store(true, Ordering::Release);
     }
 
     /// Asks the kernel whether every copy of the other end is closed.

@@ -39,6 +39,7 @@
 //! | values instead of bytes | `send` of a [`Sender`], `recv` of a [`Receiver`] (feature `serde`, on by default) |
 //! | many short messages in a row | [`Sender::batch`], [`Receiver::recv_batch`] |
 //! | no copy | [`Sender::reserve`], [`Receiver::recv_guard`] |
+//! | whatever comes first, of many ends and of sockets | [`wait()`] |
 //! | an event loop | `as_fd` of a receiving end: level-triggered, only to be watched |
 //!
 //! Sending and receiving messages has four forms each: plain (waits), `try_` (does not), `_timeout` and `_deadline`.
@@ -111,6 +112,7 @@ mod receiver;
 mod registry;
 mod ring;
 mod segment;
+mod select;
 mod sender;
 mod spin;
 mod sync;
@@ -118,6 +120,7 @@ mod sys;
 #[cfg(feature = "serde")]
 mod typed;
 mod wait;
+mod waitable;
 
 pub use batch::{Batch, SendBatch};
 pub use connection::Connection;
@@ -127,3 +130,4 @@ pub use pipe::{Builder, DEFAULT_CAPACITY, WaitStrategy, pipe, simplex};
 pub use read_guard::ReadGuard;
 pub use receiver::{Iter, Receiver};
 pub use sender::{Sender, WriteGuard};
+pub use waitable::{Waitable, wait};

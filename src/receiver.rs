@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::assembly::{Assembly, Partial};
 use crate::batch::Batch;
+use crate::bell::Bell;
 use crate::copy::copy;
 use crate::deadline::Deadline;
 use crate::error::{AttachError, BufferTooShort, RecvError, RecvIntoError};
@@ -763,6 +764,19 @@ impl Receiver {
         let fds = self.waiter.bell.take_carried(id(&frame));
         self.release(record);
         Ok((frame, fds.map_err(AttachError::Io)?.ok_or(RecvError::Cut)?))
+    }
+
+    /// Whether a receive would find something, or fail, without waiting. The sender's death aside.
+    pub(crate) fn has_something(&self) -> bool {
+        match self.state {
+            State::Clean | State::Partial(_) => self.reader.has_something(),
+            State::Corrupt | State::Ended { .. } => true,
+        }
+    }
+
+    /// The bell, for who waits for this end among others.
+    pub(crate) fn hearing(&self) -> &Bell {
+        &self.waiter.bell
     }
 
     /// The bell, for handing this end on.

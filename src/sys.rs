@@ -257,19 +257,21 @@ pub(crate) struct Readiness {
     pub(crate) refused: bool,
 }
 
+fn readiness(fd: &PollFd<'_>) -> Readiness {
+    let got = fd.revents();
+    // A socket hung up with unread bells reports ERR (a pending ECONNRESET) beside HUP: both
+    // say that the peer is gone, and neither is anything more.
+    let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+    Readiness { readable: got.contains(PollFlags::IN), hung_up: got.intersects(gone), refused: false }
+}
+
 /// Waits until the socket has bytes or is hung up. Returns early (with neither set) at the deadline
 /// or when a signal handler ran, and does not wait where the process may not poll (a sandbox; a limit of zero descriptors).
 pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Deadline) -> Readiness {
     let timeout = deadline.at().map(|at| timespec(at.saturating_sub(now())));
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
     match rustix::event::poll(&mut fds, timeout.as_ref()) {
-        Ok(n) if n > 0 => {
-            let got = fds[0].revents();
-            // A socket hung up with unread bells reports ERR (a pending ECONNRESET) beside HUP: both
-            // say that the peer is gone, and neither is anything more.
-            let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
-            Readiness { readable: got.contains(PollFlags::IN), hung_up: got.intersects(gone), refused: false }
-        }
+        Ok(n) if n > 0 => readiness(&fds[0]),
         Ok(_) | Err(Errno::INTR) => Readiness::default(),
         Err(_) => Readiness {
             readable: matches!(peek(fd, &mut [0]), Ok(1..)),
@@ -281,6 +283,30 @@ pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Deadline) -> Readiness
             refused: true,
         },
     }
+}
+
+/// A descriptor to be waited for among others, and what is heard of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heard<'a> {
+    pub(crate) fd: BorrowedFd<'a>,
+    /// Whether it is to be waited for until there is something to read, too, or only until the other end is closed.
+    pub(crate) reading: bool,
+    pub(crate) heard: Readiness,
+}
+
+/// As [`poll_readable`], of many: waits until there is something to be heard of one of them. Sockets, and whatever else can be polled.
+pub(crate) fn poll_many(many: &mut [Heard<'_>], deadline: Deadline) -> io::Result<()> {
+    let timeout = deadline.at().map(|at| timespec(at.saturating_sub(now())));
+    let interest = |one: &Heard<'_>| if one.reading { PollFlags::IN } else { PollFlags::empty() };
+    let mut fds: Vec<PollFd<'_>> = many.iter().map(|one| PollFd::from_borrowed_fd(one.fd, interest(one))).collect();
+    match rustix::event::poll(&mut fds, timeout.as_ref()) {
+        Ok(_) => {}
+        Err(Errno::INTR) => fds.iter_mut().for_each(PollFd::clear_revents),
+        Err(e) => return Err(e.into()),
+    }
+    let found: Vec<Readiness> = fds.iter().map(readiness).collect();
+    many.iter_mut().zip(found).for_each(|(one, found)| one.heard = found);
+    Ok(())
 }
 
 /// Puts one byte on the bell. A full or failing socket is no error: a full one rings already, and

@@ -41,6 +41,8 @@ mod read_guard;
 mod receiver;
 #[path = "../../src/ring/mod.rs"]
 mod ring;
+#[path = "../../src/select.rs"]
+mod select;
 #[path = "../../src/sender.rs"]
 mod sender;
 #[path = "../../src/spin.rs"]

@@ -11,6 +11,7 @@ use crate::error::{RecvError, SendError};
 use crate::explore::{Explorer, Model};
 use crate::receiver::Receiver;
 use crate::segment::Segment;
+use crate::select::{Source, wait_for};
 use crate::sender::Sender;
 use crate::sync::{AsFd, Machine, OwnedFd, process};
 use crate::{bell, sys};
@@ -22,6 +23,8 @@ pub(crate) const MODELS: &[Model] = &[
     Model { name: "pipe-room-reused", preemptions: Some(3), body: room_reused },
     Model { name: "pipe-duplex", preemptions: Some(3), body: duplex },
     Model { name: "pipe-watched-bell", preemptions: Some(3), body: watched_bell },
+    Model { name: "pipe-two-waited-for", preemptions: Some(3), body: two_waited_for },
+    Model { name: "pipe-two-waited-for-killed", preemptions: Some(2), body: two_waited_for_killed },
     Model { name: "pipe-sender-killed", preemptions: Some(2), body: sender_killed },
     Model { name: "pipe-receiver-killed", preemptions: Some(2), body: receiver_killed },
     Model { name: "pipe-copies-of-a-sender", preemptions: Some(2), body: copies_of_a_sender },
@@ -236,6 +239,78 @@ fn watched_bell(explorer: &Explorer) {
             assert!(sys::poll_readable(receiver.as_fd(), Deadline::NOW).readable);
         });
     }
+}
+
+/// Those of two ends for which a receive would not wait, once there is one.
+fn wait_for_either(receivers: &[Receiver; 2]) -> Vec<usize> {
+    let ready = wait_for(receivers.iter().map(|end| Source::Pipe(end)), Deadline::NEVER).unwrap();
+    assert!(!ready.is_empty());
+    ready
+}
+
+/// Somebody waits for two ends, and receives from those that are ready. Their bells are rung already, so they have to be armed.
+fn two_waited_for(explorer: &Explorer) {
+    for machine in with_slices() {
+        explorer.explore_on(machine, || {
+            let (mut receivers, mut senders) = two_rung();
+            let sending = thread::spawn(move || {
+                senders[1].send_bytes(&message(1)).unwrap();
+                senders[0].send_bytes(&message(2)).unwrap();
+                senders
+            });
+            let mut received = 0;
+            while received < 2 {
+                for i in wait_for_either(&receivers) {
+                    assert_eq!(receivers[i].try_recv_bytes().unwrap(), message(2 - i as u64));
+                    received += 1;
+                }
+            }
+            drop(sending.join().unwrap());
+            assert_eq!(wait_for_either(&receivers), [0, 1]);
+        });
+    }
+}
+
+/// One of two peers is killed, and what it had sent is found, and then its end; the other one is silent.
+fn two_waited_for_killed(explorer: &Explorer) {
+    for machine in with_slices() {
+        explorer.kill_at_each_step(machine, |step| {
+            let (mut receivers, senders) = two_rung();
+            let [_silent, mut sender] = senders;
+            let sending = thread::spawn(move || {
+                let mut done = 0;
+                let killed = process(step, || {
+                    sender.send_bytes(&message(0)).unwrap();
+                    done += 1;
+                    drop(sender);
+                });
+                (killed, done)
+            });
+            let mut got = Vec::new();
+            let end = loop {
+                assert_eq!(wait_for_either(&receivers), [1]);
+                match receivers[1].try_recv_bytes() {
+                    Ok(message) => got.push(message),
+                    Err(e) => break e,
+                }
+            };
+            let (killed, done) = sending.join().unwrap();
+            check(&got, done, killed);
+            assert!(is_eof(&end));
+            killed
+        });
+    }
+}
+
+/// Two pipes whose bells hold the byte of a message that has been received.
+fn two_rung() -> ([Receiver; 2], [Sender; 2]) {
+    let [(first, one), (second, two)] = [(); 2].map(|()| {
+        let (mut receiver, mut sender) = simplex(SMALL);
+        sender.send_bytes(&message(0)).unwrap();
+        assert_eq!(receiver.recv_bytes().unwrap(), message(0));
+        (receiver, sender)
+    });
+    ([first, second], [one, two])
 }
 
 /// What a sender had sent when it was killed arrives, and then the end.

@@ -261,10 +261,55 @@ pub(crate) struct Pair {
 }
 
 pub(crate) struct PairState {
+    /// Those who wait for this socket among others.
+    watchers: Vec<Arc<Watcher>>,
     /// What each side has to read.
     inbox: [VecDeque<Item>; 2],
     /// Open copies of each side.
     copies: [u32; 2],
+}
+
+/// The kernel's part of a wait for many sockets.
+pub(crate) struct Watcher {
+    notified: Mutex<bool>,
+    woken: Condvar,
+}
+
+impl Watcher {
+    fn notify(&self) {
+        *self.notified.lock().unwrap() = true;
+        self.woken.notify_one();
+    }
+}
+
+impl PairState {
+    fn notify(&self) {
+        self.watchers.iter().for_each(|watcher| watcher.notify());
+    }
+}
+
+/// Waits until there is something to read in one of the sockets, or its other side is gone; of those that are not to be read from, only for the latter.
+pub(crate) fn wait_for_many(fds: &[(BorrowedFd<'_>, bool)]) {
+    let watcher = Arc::new(Watcher { notified: Mutex::new(false), woken: Condvar::new() });
+    let mut ready = false;
+    for (fd, reading) in fds {
+        let mut state = fd.pair.state.lock().unwrap();
+        ready |= *reading && !state.inbox[fd.side].is_empty() || state.copies[1 - fd.side] == 0;
+        state.watchers.push(Arc::clone(&watcher));
+    }
+    while !ready {
+        SLEEPS.with(|sleeps| sleeps.set(0));
+        let mut notified = watcher.notified.lock().unwrap();
+        while !*notified {
+            notified = watcher.woken.wait(notified).unwrap();
+        }
+        *notified = false;
+        drop(notified);
+        ready = fds.iter().any(|(fd, reading)| fd.look(|inbox| *reading && !inbox.items.is_empty() || inbox.hung_up));
+    }
+    for (fd, _) in fds {
+        fd.pair.state.lock().unwrap().watchers.retain(|other| !Arc::ptr_eq(other, &watcher));
+    }
 }
 
 /// Bytes that a socket holds: more than a protocol ever leaves there.
@@ -301,6 +346,7 @@ impl Pair {
         state.copies[side] -= 1;
         let unread = if state.copies[side] == 0 { std::mem::take(&mut state.inbox[side]) } else { VecDeque::new() };
         self.changed.notify_all();
+        state.notify();
         drop(state);
         drop(unread);
     }
@@ -308,7 +354,7 @@ impl Pair {
 
 impl OwnedFd {
     pub(crate) fn pair() -> (OwnedFd, OwnedFd) {
-        let state = PairState { inbox: [VecDeque::new(), VecDeque::new()], copies: [1, 1] };
+        let state = PairState { watchers: Vec::new(), inbox: [VecDeque::new(), VecDeque::new()], copies: [1, 1] };
         let pair = Arc::new(Pair { state: Mutex::new(state), changed: Condvar::new() });
         (OwnedFd { pair: Arc::clone(&pair), side: 0 }, OwnedFd { pair, side: 1 })
     }
@@ -331,6 +377,7 @@ impl OwnedFd {
         if open {
             state.inbox[1 - self.side].extend(items);
             self.pair.changed.notify_all();
+            state.notify();
         }
         open
     }

@@ -91,6 +91,33 @@ pub(crate) fn poll_readable(fd: BorrowedFd<'_>, deadline: Deadline) -> Readiness
     fd.look(|inbox| Readiness { readable: !inbox.items.is_empty(), hung_up: inbox.hung_up, refused: false })
 }
 
+#[derive(Clone, Copy)]
+pub(crate) struct Heard<'a> {
+    pub(crate) fd: BorrowedFd<'a>,
+    pub(crate) reading: bool,
+    pub(crate) heard: Readiness,
+}
+
+/// As for one, it never ends if it is to be long.
+pub(crate) fn poll_many(many: &mut [Heard<'_>], deadline: Deadline) -> io::Result<()> {
+    if !deadline.is_immediate() {
+        step();
+        match end(deadline) {
+            Some(at) => sync::sleep(at),
+            None => sync::wait_for_many(&many.iter().map(|one| (one.fd, one.reading)).collect::<Vec<_>>()),
+        }
+    }
+    for one in many {
+        let Heard { fd, reading, .. } = *one;
+        one.heard = fd.look(|inbox| Readiness {
+            readable: reading && !inbox.items.is_empty(),
+            hung_up: inbox.hung_up,
+            refused: false,
+        });
+    }
+    Ok(())
+}
+
 /// Where the bell is full, the byte does not get in.
 pub(crate) fn send_token(fd: BorrowedFd<'_>, token: u8) -> bool {
     step() && !fd.is_full() && fd.send([(token, Vec::new())])

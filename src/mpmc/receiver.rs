@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::side::{ForMessage, Role, Side};
+use crate::bell::Bell;
 use crate::copy::copy;
+use crate::crowd::{Sight, Sought};
 use crate::deadline::Deadline;
 use crate::error::{AttachError, BufferTooShort, RecvError, RecvIntoError};
 use crate::receiver::nothing;
@@ -489,6 +491,21 @@ impl Receiver {
         // What was there was perhaps meant for one who takes it.
         self.side.crowd.pass_on();
         Ok(())
+    }
+
+    /// What a receive would find, for who waits for this end among others. The senders' death aside.
+    pub(crate) fn sight(&self) -> Sight {
+        if self.me().is_err() { Sight::Ready } else { ForMessage(&self.side).look() }
+    }
+
+    /// Takes what comes first from who holds it and is dead. True if there is something new to be seen.
+    pub(crate) fn help(&self) -> bool {
+        self.side.repair()
+    }
+
+    /// The bell, for who waits for this end among others.
+    pub(crate) fn hearing(&self) -> &Bell {
+        self.side.crowd.bell()
     }
 
     pub(crate) fn segment(&self) -> &Segment {

@@ -85,6 +85,9 @@ const MAX_RUN: usize = 4096;
 const EXPECT_EVERY: u32 = 8;
 const EXPECT_UP_TO: usize = 512;
 
+/// How many records without a message a look passes over: more than there ever are one behind the other, unless a peer wants it so.
+const PASSED_OVER: usize = 4;
+
 /// The reading side of a ring.
 pub(crate) struct Reader {
     control: NonNull<Control>,
@@ -376,6 +379,27 @@ impl Reader {
             self.data.prefetch_record(offset, self.last_len);
         }
         word == 0
+    }
+
+    /// Whether a receive would find something at the reader's position or behind what it would only pass over: padding, and what takes a long message
+    /// back. The rest of a long message counts as something, wherever its start is.
+    ///
+    /// What is passed over stays where it is, which takes no room that a sender could be in want of: it is at most a quarter of the ring, as any record.
+    pub(crate) fn has_something(&self) -> bool {
+        let (mut head, mut offset, mut word) = self.front();
+        for _ in 0..PASSED_OVER {
+            let len = word as u32 as usize;
+            match Kind::from_raw((word >> 32) as u32) {
+                Some(Kind::Pad) if len == self.data.capacity - HEADER - offset => {}
+                Some(Kind::Abort) if len == 0 => {}
+                _ => break,
+            }
+            head = head.wrapping_add(record_len(len) as u64);
+            offset = self.data.offset(head);
+            // A record is published after the zero behind it.
+            word = self.data.header_at(offset).load(Ordering::Acquire);
+        }
+        word != 0
     }
 
     /// What stands at the reader's position.

@@ -91,6 +91,27 @@ fn message(number: usize, len: usize) -> Vec<u8> {
     (0..len).map(|i| (number * 31 + i * 7) as u8).collect()
 }
 
+#[test]
+fn padding_and_what_was_taken_back_are_nothing_to_receive() {
+    let mut pair = pair(MIN_CAPACITY as u64 - 64);
+    assert!(!pair.reader.has_something());
+    pair.writer.abort();
+    assert!(!pair.reader.has_something() && !pair.reader.is_empty());
+    // Too long for the rest of the ring, so padding comes first.
+    let claim = pair.writer.claim(100).unwrap();
+    assert!(!pair.reader.has_something(), "an abort, and padding");
+    pair.writer.publish(claim, Kind::Data, 100);
+    assert!(pair.reader.has_something());
+    let Look::Record(abort) = pair.reader.look() else { panic!("an abort") };
+    pair.reader.release(abort);
+    assert!(pair.reader.has_something(), "padding, and a message");
+    assert_eq!(pair.recv().unwrap().len(), 100);
+    assert!(!pair.reader.has_something());
+    // What makes no sense is left to a receive to say so.
+    pair.header_at(record_len(100), 1);
+    assert!(pair.reader.has_something());
+}
+
 /// Many laps of messages of many sizes, each half filling the ring.
 fn laps(pair: &mut Pair, messages: usize) {
     let max = pair.writer.data().max_payload();
