@@ -4,7 +4,7 @@
 //! the waiter falls asleep. Peers: `ringpipe::wait`, and `poll` and `epoll` with socket pairs, and `epoll` with ringpipes' descriptors, which take turns, round by round.
 //! Each process runs on a processor of its own.
 //!
-//! `cargo bench --bench wait`, half a minute; with `-- --test`, a moment. "Woken" is from before the send to after the receive.
+//! `cargo bench --bench wait`, half a minute; with `-- --quick`, a moment. "Woken" is from before the send to after the receive.
 
 mod support;
 
@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_micros(200);
 const CAPACITY: usize = 4096;
 
 fn main() {
-    let quick = std::env::args().any(|arg| arg == "--test");
+    let quick = std::env::args().any(|arg| arg == "--quick");
     let (rounds, messages) = if quick { (1, 20) } else { (5, 1000) };
     println!("| ends | | woken, µs (median) | none ready, µs |");
     println!("| ---: | --- | ---: | ---: |");
