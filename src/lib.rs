@@ -90,6 +90,7 @@ compile_error!("ringpipe needs a processor with 64-bit atomics: both sides of a 
 mod assembly;
 mod batch;
 mod bell;
+mod connect;
 mod connection;
 mod copy;
 mod crowd;
@@ -102,12 +103,16 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gather;
+mod greeting;
 mod handover;
 mod layout;
+mod listener;
 pub mod mpmc;
+mod name;
 mod pipe;
 mod read_guard;
 mod receiver;
+mod reception;
 mod registry;
 mod ring;
 mod segment;
@@ -120,9 +125,15 @@ mod typed;
 mod wait;
 
 pub use batch::{Batch, SendBatch};
+pub use connect::{Connector, connect};
 pub use connection::Connection;
-pub use error::{AttachError, BufferTooShort, BuildError, CodecError, RecvError, RecvIntoError, SendError};
+pub use error::{
+    AcceptError, AttachError, BufferTooShort, BuildError, CodecError, ConnectError, ListenError, NameError, RecvError,
+    RecvIntoError, SendError,
+};
+pub use greeting::Peer;
 pub use handover::{End, HandoverError};
+pub use listener::{Incoming, Listener, ListenerBuilder};
 pub use pipe::{Builder, DEFAULT_CAPACITY, WaitStrategy, pipe, simplex};
 pub use read_guard::ReadGuard;
 pub use receiver::{Iter, Receiver};
