@@ -56,7 +56,7 @@ use crate::reception::Reception;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// A forked child's copy can only be dropped. It keeps the name taken as long as it is open.
+/// A forked child's copy can only be dropped. If this process is killed, the name stays taken as long as such a copy is open.
 pub struct Listener {
     reception: Reception,
     pipes: Builder,

@@ -21,7 +21,8 @@
 //! *A kill at any moment* leaves, at worst, both files and no lock: the next creator starts at the first step, with nothing to wait for. The lock
 //! file alone, or the socket file alone, is the same to it.
 //!
-//! Copies that a forked child inherits keep the lock, so the name stays taken as long as any copy is open; they do not give the name up.
+//! A forked child inherits copies of the socket and of the lock. It never gives the name up; and if its parent is killed, the name stays taken until the
+//! last copy is closed, as clients can still queue up at it.
 //!
 //! Everything is done by the directory's descriptor: a name may be longer than a socket's address holds, and directories may be moved.
 
