@@ -68,7 +68,7 @@ impl Peer {
         u32::try_from(self.pid).ok().filter(|&pid| pid != 0)
     }
 
-    /// Its effective user.
+    /// Its effective user; 65534, as a rule, for one that this process's user namespace does not know.
     pub fn uid(&self) -> u32 {
         self.uid
     }

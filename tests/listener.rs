@@ -677,7 +677,7 @@ fn who_connects_and_says_nothing_holds_up_nobody_and_is_turned_away() {
     let client = fork(|| {
         let start = Instant::now();
         ask(&dir.name(), b"behind 300 of them");
-        i32::from(start.elapsed() > Duration::from_millis(900))
+        i32::from(start.elapsed() > Duration::from_millis(900) && !emulated())
     });
     echo_one(&mut listener);
     client.succeeds();
@@ -783,15 +783,16 @@ fn clients_killed_at_any_moment_cost_nothing() {
 
 #[test]
 fn a_thousand_clients_connect_at_once_exchange_and_leave_three_times() {
-    const CLIENTS: u64 = 1000;
     let (_alone, _watchdog) = guard_for(110);
+    // An emulator takes its time for each process.
+    let count: u64 = if emulated() { 50 } else { 1000 };
     let dir = Dir::new();
     let before = open_fds();
     let mut listener = Listener::bind(dir.name()).unwrap();
     for round in 0..3 {
         // 0: how many are ready; 1: go.
         let words = Shared::new();
-        let clients: Vec<_> = (0..CLIENTS)
+        let clients: Vec<_> = (0..count)
             .map(|number| {
                 let (words, name) = (&words, dir.name());
                 fork(move || {
@@ -804,11 +805,11 @@ fn a_thousand_clients_connect_at_once_exchange_and_leave_three_times() {
                 })
             })
             .collect();
-        words.await_at_least(0, CLIENTS);
+        words.await_at_least(0, count);
         let start = Instant::now();
         words.set(1, 1);
-        let mut seen = vec![false; CLIENTS as usize];
-        for _ in 0..CLIENTS {
+        let mut seen = vec![false; count as usize];
+        for _ in 0..count {
             let (mut connection, _) = listener.accept_timeout(LONG).unwrap();
             let asked = connection.recv_bytes_timeout(LONG).unwrap();
             connection.send_bytes(&asked).unwrap();
@@ -816,7 +817,7 @@ fn a_thousand_clients_connect_at_once_exchange_and_leave_three_times() {
             assert_eq!(number % 3, round);
             assert!(!std::mem::replace(&mut seen[(number / 3) as usize], true), "served twice");
         }
-        println!("{CLIENTS} clients served in {:?}", start.elapsed());
+        println!("{count} clients served in {:?}", start.elapsed());
         clients.iter().for_each(support::Child::succeeds);
         assert!(matches!(listener.try_accept(), Err(AcceptError::Empty)));
     }
