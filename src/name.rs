@@ -5,7 +5,8 @@
 //!
 //! - *To take a name*: open the lock file (made if it is not there), lock it without waiting, and see that it is still the file of that name;
 //!   otherwise somebody removed it in between, and it is begun anew. Only then look at the socket file: what lies there was left by a dead owner, and
-//!   is removed. Then bind and listen.
+//!   is removed. Then bind a socket to `.NAME.new` (removing a dead owner's), give it its mode, listen, and rename it: a name that appears can be connected to, and by
+//!   all who may.
 //! - *To give it up*: with the lock still held, remove the socket file if it is the one that was bound here (by device and inode), remove the lock
 //!   file if it is the one that is locked, and close both.
 //!
@@ -16,10 +17,10 @@
 //!
 //! *No living owner's file is removed.* Both removals are by holders of the lock, of files that are their own or a dead owner's. Against a lock file
 //! that somebody removed by hand, and programs that know nothing of locks, whoever finds a socket file first tries to connect to it: it is removed only if
-//! the kernel says that nobody listens. (A socket that is bound and does not listen yet says so, too; its owner holds the lock.)
+//! the kernel says that nobody listens. The rename replaces nothing.
 //!
-//! *A kill at any moment* leaves, at worst, both files and no lock: the next creator starts at the first step, with nothing to wait for. The lock
-//! file alone, or the socket file alone, is the same to it.
+//! *A kill at any moment* leaves, at worst, these files and no lock: the next creator starts at the first step, with nothing to wait for. It is the same to
+//! it which of them there are.
 //!
 //! A forked child inherits copies of the socket and of the lock. It never gives the name up; and if its parent is killed, the name stays taken until the
 //! last copy is closed, as clients can still queue up at it.
@@ -35,8 +36,8 @@ use std::path::{Path, PathBuf};
 use crate::error::{ListenError, NameError};
 use crate::sys::names::{self as sys, FileId};
 
-/// Of bare names, and of the last part of a path: what fits behind `/proc/self/fd/2147483647/` in the address of a socket.
-const MAX_NAME: usize = sys::MAX_ADDRESS - 1 - "/proc/self/fd/2147483647/".len();
+/// Of bare names, and of the last part of a path: what fits into `/proc/self/fd/2147483647/.NAME.new`, the address of a socket.
+const MAX_NAME: usize = sys::MAX_ADDRESS - 1 - "/proc/self/fd/2147483647/..new".len();
 
 /// A directory and a name in it.
 pub(crate) struct Place {
@@ -70,9 +71,10 @@ impl Place {
         if last.len() > MAX_NAME {
             return Err(NameError::TooLong { len: last.len(), max: MAX_NAME });
         }
-        // Lock files have names of this form. Bare names with a dot in front are nobody's, so that they can be given a meaning.
-        let locks = last.starts_with(b".") && (slash.is_none() || last.ends_with(b".lock"));
-        if last.is_empty() || last == b"." || last == b".." || locks {
+        // The files beside a name have names of this form. Bare names with a dot in front are nobody's, so that they can be given a meaning.
+        let ours = last.ends_with(b".lock") || last.ends_with(b".new");
+        let hidden = last.starts_with(b".") && (slash.is_none() || ours);
+        if last.is_empty() || last == b"." || last == b".." || hidden {
             return Err(NameError::Reserved { name: name.into() });
         }
         let last = PathBuf::from(OsString::from_vec(last.to_vec()));
@@ -95,19 +97,31 @@ impl Place {
 
     /// A path by which this process reaches the name, short enough for the address of a socket.
     pub(crate) fn address(&self) -> PathBuf {
+        self.address_of(&self.name)
+    }
+
+    fn address_of(&self, name: &Path) -> PathBuf {
         let dir = PathBuf::from(format!("/proc/self/fd/{}", self.dir.as_raw_fd()));
-        if self.shown.as_os_str().len() < sys::MAX_ADDRESS && !dir.exists() {
-            // There is no `/proc`.
-            return self.shown.clone();
+        if !dir.exists() {
+            // There is no `/proc`: that will do if it is short.
+            return self.shown.with_file_name(name);
         }
-        dir.join(&self.name)
+        dir.join(name)
+    }
+
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut name = OsString::from(".");
+        name.push(&self.name);
+        name.push(suffix);
+        name.into()
     }
 
     fn lock_name(&self) -> PathBuf {
-        let mut name = OsString::from(".");
-        name.push(&self.name);
-        name.push(".lock");
-        name.into()
+        self.beside(".lock")
+    }
+
+    fn new_name(&self) -> PathBuf {
+        self.beside(".new")
     }
 }
 
@@ -163,8 +177,9 @@ impl Claim {
             move |error| ListenError::Io { name, what, error }
         };
         let lock = Lock::take(&place)?;
-        let cleared = clear(&place);
-        let bound = cleared.and_then(|()| sys::bind(&place.address(), mode).map_err(failed("bind", &place)));
+        let new = place.new_name();
+        let bound =
+            clear(&place).and_then(|()| sys::bind(&place.address_of(&new), mode).map_err(failed("bind", &place)));
         let socket = match bound {
             Ok(socket) => socket,
             Err(error) => {
@@ -175,7 +190,7 @@ impl Claim {
         // From here on, dropping the claim removes what there is.
         let mut claim = Claim { place, socket, bound: None, lock };
         let place = &claim.place;
-        let about = sys::about_name(place.dir.as_fd(), &place.name).map_err(failed("look at", place))?;
+        let about = sys::about_name(place.dir.as_fd(), &new).map_err(failed("look at", place))?;
         let about = about.filter(|about| about.is_socket && about.uid == sys::user());
         let Some(about) = about else {
             let error = io::Error::new(io::ErrorKind::NotFound, "somebody else removed the file just bound");
@@ -184,10 +199,14 @@ impl Claim {
         claim.bound = Some(about.id);
         let place = &claim.place;
         if about.permissions != mode {
-            sys::set_mode(place.dir.as_fd(), &place.name, mode).map_err(failed("set the mode of", place))?;
+            sys::set_mode(place.dir.as_fd(), &new, mode).map_err(failed("set the mode of", place))?;
         }
         sys::listen(claim.socket.as_fd(), backlog).map_err(failed("listen to", place))?;
-        Ok(claim)
+        match sys::rename(place.dir.as_fd(), &new, &place.name) {
+            Ok(()) => Ok(claim),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(ListenError::InUse { name: place.shown.clone() }),
+            Err(e) => Err(failed("name", place)(e)),
+        }
     }
 
     pub(crate) fn shown(&self) -> &Path {
@@ -211,18 +230,26 @@ impl Drop for Claim {
         if !self.is_own() {
             return;
         }
-        let (dir, name) = (self.place.dir.as_fd(), &self.place.name);
-        let found = sys::about_name(dir, name).ok().flatten().map(|about| about.id);
-        if found.is_some() && found == self.bound {
-            let _ = sys::unlink(dir, name);
+        let dir = self.place.dir.as_fd();
+        for name in [&self.place.name, &self.place.new_name()] {
+            let found = sys::about_name(dir, name).ok().flatten().map(|about| about.id);
+            if found.is_some() && found == self.bound {
+                let _ = sys::unlink(dir, name);
+            }
         }
         self.lock.remove(&self.place);
     }
 }
 
-/// Removes the socket file that a dead owner left.
+/// Removes the socket files that a dead owner left.
 fn clear(place: &Place) -> Result<(), ListenError> {
     let failed = |what| move |error| ListenError::Io { name: place.shown.clone(), what, error };
+    let new = place.new_name();
+    let left = sys::about_name(place.dir.as_fd(), &new).map_err(failed("look beside"))?;
+    // Whatever else has that name is left alone, and then cannot be bound to.
+    if left.is_some_and(|left| left.is_socket && left.uid == sys::user()) {
+        sys::unlink(place.dir.as_fd(), &new).map_err(failed("remove a file beside"))?;
+    }
     let found = sys::about_name(place.dir.as_fd(), &place.name).map_err(failed("look at"))?;
     let Some(found) = found else {
         return Ok(());

@@ -106,6 +106,17 @@ pub(crate) fn unlink(dir: BorrowedFd<'_>, name: &Path) -> io::Result<()> {
     Ok(rustix::fs::unlinkat(dir, name, AtFlags::empty())?)
 }
 
+/// Gives a file another name, which must be free.
+pub(crate) fn rename(dir: BorrowedFd<'_>, from: &Path, to: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(dir, from, dir, to, rustix::fs::RenameFlags::NOREPLACE) {
+        // There are file systems that cannot say whether it is.
+        Err(Errno::INVAL | Errno::NOSYS) if about_name(dir, to)?.is_none() => {
+            Ok(rustix::fs::renameat(dir, from, dir, to)?)
+        }
+        result => Ok(result?),
+    }
+}
+
 /// Sets the mode of a name that is no symbolic link, and of the very file that has the name now.
 pub(crate) fn set_mode(dir: BorrowedFd<'_>, name: &Path, mode: u32) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
