@@ -1,6 +1,8 @@
 //! Every error type. One per kind of operation; each message says what to do where that is not plain.
 
 use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -229,6 +231,201 @@ pub enum AttachError {
     Io(#[from] io::Error),
 }
 
+/// Why a name cannot be one of a listener.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum NameError {
+    /// It has no characters.
+    #[error("the name is empty: use a word (`jobs`), or a path with a `/` in it (`./jobs`)")]
+    Empty,
+    /// It has a zero byte, which no file name has.
+    #[error("the name has a zero byte in it")]
+    Nul,
+    /// It, or the last part of the path, is longer than the address of a socket holds. The rest of a path may have any length.
+    #[error("the name has {len} bytes, and at most {max} fit in the address of a socket: use a shorter one")]
+    TooLong {
+        /// Bytes of the name, or of the last part of the path.
+        len: usize,
+        /// The most that there may be.
+        max: usize,
+    },
+    /// It ends in `/`, is `.` or `..`, has a dot in front though it is no path, or is that of a lock file (`.NAME.lock`).
+    #[error("{name:?} cannot be a name: use one that does not start with a dot, or end with a slash")]
+    Reserved {
+        /// The name asked for.
+        name: PathBuf,
+    },
+    /// The directory that it lies in cannot be used.
+    #[error("cannot use the directory {path:?}: {error}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+    /// The directory for bare names is not this user's, or others may enter it.
+    #[error(
+        "the directory {path:?} belongs to user {uid} and has mode {mode:o}: it must be your own, with mode 700; \
+         remove it, or use a path"
+    )]
+    NotPrivate {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
+        /// The lower bits of its mode.
+        mode: u32,
+    },
+}
+
+/// Why nothing listens under a name.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// The name cannot be used.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A living process listens under it, or a forked child of one still has a copy of its listener.
+    #[error("{name:?} is in use: another process listens there; connect to it, or use another name")]
+    InUse {
+        /// Where.
+        name: PathBuf,
+    },
+    /// Something else lies there. It is left alone.
+    #[error("{name:?} exists and is no socket: remove it, or use another name")]
+    NotASocket {
+        /// Where.
+        name: PathBuf,
+    },
+    /// What lies there, or the lock file beside it, is another user's. It is left alone.
+    #[error("{name:?}, or its lock file, belongs to user {uid}: use another name")]
+    Foreign {
+        /// Where.
+        name: PathBuf,
+        /// Whose it is.
+        uid: u32,
+    },
+    /// A pipe that is to be handed out, or shared, could not be made.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// A system call failed.
+    #[error("cannot {what} {name:?}: {error}")]
+    Io {
+        /// Where.
+        name: PathBuf,
+        /// What could not be done.
+        what: &'static str,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+}
+
+/// Why a listener returned no client. It goes on listening: call it again.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum AcceptError {
+    /// Nobody is there at the moment; only from the `try_` form.
+    #[error("no client at the moment: try again later, or use a form that waits")]
+    Empty,
+    /// Nobody came in time; only from the `_timeout` and `_deadline` forms.
+    #[error("timed out waiting for a client")]
+    TimedOut,
+    /// No pipe could be made for a client, which was told so.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// This is a forked child's copy, which can only be dropped.
+    #[error("this listener belongs to the process that made it, not to a forked child")]
+    Forked,
+    /// A system call failed. Out of descriptors, those who want to connect keep waiting; close some, or wait a little, before the next call.
+    #[error("cannot accept a client: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Why there is no connection by a name.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The name cannot be used.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Nobody handed anything out under that name in time.
+    #[error("no connection by {name:?} within {timeout:?}: {what}")]
+    TimedOut {
+        /// The name asked for.
+        name: PathBuf,
+        /// How long it was waited for.
+        timeout: Duration,
+        /// What was missing at the end.
+        what: &'static str,
+    },
+    /// The listener hands out something else.
+    #[error("a {ours} is wanted, and the listener of {name:?} hands out {theirs}")]
+    WrongEnd {
+        /// The name asked for.
+        name: PathBuf,
+        /// The kind of end asked for.
+        ours: &'static str,
+        /// What there is.
+        theirs: &'static str,
+    },
+    /// The listener is of a build that says other things when it connects.
+    #[error(
+        "the listener of {name:?} has version {theirs} of connecting by name, and this build {ours}: use the same \
+         ringpipe on both sides"
+    )]
+    Version {
+        /// The name asked for.
+        name: PathBuf,
+        /// This build's version.
+        ours: u8,
+        /// The listener's.
+        theirs: u8,
+    },
+    /// What listens there is no ringpipe listener.
+    #[error("what listens at {name:?} is no ringpipe listener")]
+    NotAListener {
+        /// The name asked for.
+        name: PathBuf,
+    },
+    /// The listener runs as another user, whom this process did not say it trusts.
+    #[error("the listener of {name:?} runs as user {uid}: allow that user, if it is to be trusted")]
+    Stranger {
+        /// The name asked for.
+        name: PathBuf,
+        /// Who listens.
+        uid: u32,
+    },
+    /// The listener does not serve this process's user.
+    #[error("the listener of {name:?} does not serve this user: have it allow the user")]
+    NotAllowed {
+        /// The name asked for.
+        name: PathBuf,
+    },
+    /// The listener could not make, or hand over, a pipe: it may be out of descriptors.
+    #[error("the listener of {name:?} cannot make a pipe: {error}")]
+    Listener {
+        /// The name asked for.
+        name: PathBuf,
+        /// The error it met.
+        #[source]
+        error: io::Error,
+    },
+    /// What was handed out cannot be used.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// A system call failed: no permission, or out of descriptors.
+    #[error("cannot connect to {name:?}: {error}")]
+    Io {
+        /// The name asked for.
+        name: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+}
+
 /// What the serializer says was wrong with a value or with bytes.
 #[derive(Debug, Error)]
 #[error("{0}")]
@@ -292,5 +489,62 @@ impl From<AttachError> for io::Error {
             e @ AttachError::NoVariable { .. } => io::Error::new(io::ErrorKind::NotFound, e),
             e => io::Error::new(io::ErrorKind::InvalidData, e),
         }
+    }
+}
+
+impl From<NameError> for io::Error {
+    /// `InvalidInput`, or the system call's own kind for a directory.
+    fn from(e: NameError) -> io::Error {
+        let kind = match &e {
+            NameError::Directory { error, .. } => error.kind(),
+            NameError::NotPrivate { .. } => io::ErrorKind::PermissionDenied,
+            _ => io::ErrorKind::InvalidInput,
+        };
+        io::Error::new(kind, e)
+    }
+}
+
+impl From<ListenError> for io::Error {
+    /// `AddrInUse`, `AlreadyExists`, `PermissionDenied`, or the kind of what is inside.
+    fn from(e: ListenError) -> io::Error {
+        let kind = match e {
+            ListenError::Name(e) => return e.into(),
+            ListenError::Build(e) => return e.into(),
+            ListenError::InUse { .. } => io::ErrorKind::AddrInUse,
+            ListenError::NotASocket { .. } => io::ErrorKind::AlreadyExists,
+            ListenError::Foreign { .. } => io::ErrorKind::PermissionDenied,
+            ListenError::Io { ref error, .. } => error.kind(),
+        };
+        io::Error::new(kind, e)
+    }
+}
+
+impl From<AcceptError> for io::Error {
+    /// `WouldBlock`, `TimedOut`, `InvalidInput` in a forked child, or the system call's own error.
+    fn from(e: AcceptError) -> io::Error {
+        let kind = match e {
+            AcceptError::Build(e) => return e.into(),
+            AcceptError::Io(e) => return e,
+            AcceptError::Empty => io::ErrorKind::WouldBlock,
+            AcceptError::TimedOut => io::ErrorKind::TimedOut,
+            AcceptError::Forked => io::ErrorKind::InvalidInput,
+        };
+        io::Error::new(kind, e)
+    }
+}
+
+impl From<ConnectError> for io::Error {
+    /// `TimedOut`, `PermissionDenied`, `InvalidData`, `InvalidInput`, or the kind of what is inside.
+    fn from(e: ConnectError) -> io::Error {
+        let kind = match e {
+            ConnectError::Name(e) => return e.into(),
+            ConnectError::Attach(e) => return e.into(),
+            ConnectError::TimedOut { .. } => io::ErrorKind::TimedOut,
+            ConnectError::Stranger { .. } | ConnectError::NotAllowed { .. } => io::ErrorKind::PermissionDenied,
+            ConnectError::Version { .. } | ConnectError::NotAListener { .. } => io::ErrorKind::InvalidData,
+            ConnectError::WrongEnd { .. } => io::ErrorKind::InvalidInput,
+            ConnectError::Listener { ref error, .. } | ConnectError::Io { ref error, .. } => error.kind(),
+        };
+        io::Error::new(kind, e)
     }
 }

@@ -345,6 +345,28 @@ struct Inherited {
     file: u64,
 }
 
+pub(crate) const FRAME_LEN: usize = Frame::LEN;
+
+/// The number of a kind of end.
+pub(crate) const fn kind<E: End>() -> u8 {
+    E::KIND
+}
+
+/// What a kind of end is called.
+pub(crate) const fn kind_name<E: End>() -> &'static str {
+    E::NAME
+}
+
+/// What has to be sent for a copy of an end to be built from it.
+pub(crate) fn pack<E: End>(end: &E) -> ([u8; FRAME_LEN], Vec<BorrowedFd<'_>>) {
+    (end.frame(Private).0, end.fds(Private))
+}
+
+/// The end that was packed.
+pub(crate) fn unpack<E: End>(frame: [u8; FRAME_LEN], fds: Vec<OwnedFd>) -> Result<E, AttachError> {
+    E::build(Frame(frame), fds, Private)
+}
+
 /// What says in a ring that a pipe end comes: its frame, and the mark that its descriptors carry.
 #[derive(Clone, Copy)]
 struct Announcement([u8; Frame::LEN + 8]);

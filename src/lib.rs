@@ -36,6 +36,7 @@
 //! | another ring size | [`Builder`] |
 //! | lower latency, or less processor time | [`WaitStrategy`] |
 //! | to hand an end to a process that is not a plain fork | [`End`] |
+//! | to serve processes that know a name | [`Listener`] gives each a pipe of its own, [`mpmc::Listener`] an end of one pipe for all; [`connect`] |
 //! | values instead of bytes | `send` of a [`Sender`], `recv` of a [`Receiver`] (feature `serde`, on by default) |
 //! | many short messages in a row | [`Sender::batch`], [`Receiver::recv_batch`] |
 //! | no copy | [`Sender::reserve`], [`Receiver::recv_guard`] |
@@ -44,13 +45,75 @@
 //!
 //! Sending and receiving messages has four forms each: plain (waits), `try_` (does not), `_timeout` and `_deadline`.
 //!
+//! # By name
+//!
+//! Processes that are not each other's parent or child find each other by a name: a word, among those of their user, or the path of a socket.
+//! Serve clients, with a pipe for each:
+//!
+//! ```
+//! use ringpipe::{Connection, Listener, connect};
+//! use std::time::Duration;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = std::env::temp_dir().join(format!("ringpipe-doc-{}", std::process::id()));
+//! # std::fs::create_dir(&dir)?;
+//! # let name = &dir.join("squares");
+//! // The server. `name` may be "squares", or "/run/service/squares".
+//! let mut listener = Listener::bind(name)?;
+//! let server = std::thread::spawn(move || {
+//!     let (mut connection, client) = listener.accept().unwrap();
+//!     println!("process {:?} of user {}", client.pid(), client.uid());
+//!     while let Ok(number) = connection.recv::<u64>() {
+//!         connection.send(&(number * number)).unwrap();
+//!     }
+//! });
+//!
+//! // A client: waits up to five seconds for the server to be there.
+//! let mut connection: Connection = connect(name, Duration::from_secs(5))?;
+//! connection.send(&12_u64)?;
+//! assert_eq!(connection.recv::<u64>()?, 144);
+//! # drop(connection);
+//! # server.join().unwrap();
+//! # std::fs::remove_dir(&dir)?; // is empty
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Or share a queue, which any number of senders and receivers join:
+//!
+//! ```
+//! use ringpipe::{connect, mpmc};
+//! use std::time::Duration;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = std::env::temp_dir().join(format!("ringpipe-doc-shared-{}", std::process::id()));
+//! # std::fs::create_dir(&dir)?;
+//! # let name = &dir.join("jobs");
+//! # let timeout = Duration::from_secs(5);
+//! // Whoever keeps the queue; it can send and receive as well.
+//! let mut queue = mpmc::Listener::bind(name)?;
+//! let jobs = queue.receiver().clone();
+//! std::thread::spawn(move || eprintln!("{}", queue.serve()));
+//!
+//! // Any process:
+//! let sender: mpmc::Sender = connect(name, timeout)?;
+//! sender.send_bytes(b"a job")?;
+//! assert_eq!(jobs.recv_bytes()?, b"a job");
+//! # std::fs::remove_dir_all(&dir)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Only processes of the same user, and of the superuser, get anything, unless others are allowed; each side asks the kernel who the other is.
+//!
 //! # What is promised
 //!
 //! - A message arrives whole or not at all, in the order sent, never twice; through a pipe for many, at exactly one receiver.
 //! - End of file comes when every copy of the sending end is closed, and after every message that was sent. A broken pipe comes when
 //!   every copy of the receiving end is closed. However it was closed: dropped, by `exit`, by SIGKILL.
 //! - The peer's death wakes every blocked call: at once when it has been waiting for more than some 5 ms, within these 5 ms otherwise.
-//! - Nothing outlives the processes: there is no name, no file, no segment left behind.
+//! - Nothing outlives the processes: there is no name, no file, no segment left behind. (Except that a killed [`Listener`] leaves its socket's file and an
+//!   empty one beside it, which the next one of that name takes over, and that the directory of bare names stays.)
 //! - A faulty or hostile peer can spoil its own pipe and nothing else: no undefined behaviour, no access outside the ring, no SIGBUS, no
 //!   endless loop, no allocation of its choosing.
 //! - Builds that do not fit together refuse each other when they attach, with an error that says why.
@@ -91,6 +154,7 @@ compile_error!("ringpipe needs a processor with 64-bit atomics: both sides of a 
 mod assembly;
 mod batch;
 mod bell;
+mod connect;
 mod connection;
 mod copy;
 mod crowd;
@@ -103,12 +167,16 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gather;
+mod greeting;
 mod handover;
 mod layout;
+mod listener;
 pub mod mpmc;
+mod name;
 mod pipe;
 mod read_guard;
 mod receiver;
+mod reception;
 mod registry;
 mod ring;
 mod segment;
@@ -123,9 +191,15 @@ mod wait;
 mod waitable;
 
 pub use batch::{Batch, SendBatch};
+pub use connect::{Connector, connect};
 pub use connection::Connection;
-pub use error::{AttachError, BufferTooShort, BuildError, CodecError, RecvError, RecvIntoError, SendError};
+pub use error::{
+    AcceptError, AttachError, BufferTooShort, BuildError, CodecError, ConnectError, ListenError, NameError, RecvError,
+    RecvIntoError, SendError,
+};
+pub use greeting::Peer;
 pub use handover::{End, HandoverError};
+pub use listener::{Incoming, Listener, ListenerBuilder};
 pub use pipe::{Builder, DEFAULT_CAPACITY, WaitStrategy, pipe, simplex};
 pub use read_guard::ReadGuard;
 pub use receiver::{Iter, Receiver};

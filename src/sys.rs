@@ -3,6 +3,8 @@
 //! Everything here is a thin, typed wrapper: no policy, no shared-memory protocol. Calls that can be
 //! interrupted take absolute deadlines, so that `EINTR` can never lengthen a wait (the callers loop).
 
+pub(crate) mod names;
+
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::num::NonZeroU32;

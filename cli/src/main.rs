@@ -1,7 +1,9 @@
-//! The `ringpipe` command: measures ringpipe between two processes, against what the kernel has, and puts it under stress.
+//! The `ringpipe` command: measures ringpipe between two processes, against what the kernel has, puts it under stress, and
+//! sends streams by a name.
 
 mod bench;
 mod soak;
+mod transfer;
 
 use std::os::fd::RawFd;
 use std::process::ExitCode;
@@ -35,6 +37,14 @@ enum Command {
     /// Put pipes under stress for a given time, and verify every message
     #[command(long_about = soak::LONG_ABOUT)]
     Soak(soak::Args),
+    /// Send standard input to the `ringpipe recv` of the same name, which is waited for
+    #[command(after_help = transfer::CODES)]
+    Send(transfer::Args),
+    /// Listen under a name, and write what one `ringpipe send` sends to standard output
+    #[command(after_help = transfer::CODES)]
+    Recv(transfer::Args),
+    /// Keep a queue under a name, for any number of `send --shared` and `recv --shared`, until killed
+    Queue(transfer::QueueArgs),
     /// A process that plays rounds of a soak
     #[command(name = soak::WORKER, hide = true)]
     SoakWorker(soak::WorkerOrder),
@@ -45,6 +55,15 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let transferred = match &cli.command {
+        Some(Command::Send(args)) => Some(transfer::send(args)),
+        Some(Command::Recv(args)) => Some(transfer::recv(args)),
+        Some(Command::Queue(args)) => Some(transfer::queue(args)),
+        _ => None,
+    };
+    if let Some(result) = transferred {
+        return result.map_or_else(transfer::Failure::report, |()| ExitCode::SUCCESS);
+    }
     let result = match cli.command {
         None => bench::run(&cli.bench),
         Some(Command::Bench(args)) => bench::run(&args),
@@ -52,6 +71,7 @@ fn main() -> ExitCode {
         Some(Command::Soak(args)) => soak::run(&args),
         Some(Command::SoakWorker(order)) => soak::work(&order).map_err(|never| match never {}),
         Some(Command::SoakSide(order)) => soak::resume_side(&order),
+        Some(Command::Send(_) | Command::Recv(_) | Command::Queue(_)) => unreachable!("done above"),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -64,12 +64,14 @@
 //! `/proc` must be there when a process attaches (or first uses what it inherited by `fork`). Each side takes two descriptors in a process; up to 1024
 //! sides can be in use at the same time.
 
+mod listener;
 mod receiver;
 mod sender;
 mod side;
 #[cfg(feature = "serde")]
 mod typed;
 
+pub use listener::{Listener, Role};
 pub use receiver::{Iter, ReadGuard, Receiver};
 pub use sender::{Sender, WriteGuard};
 

@@ -15,7 +15,7 @@
 //! | `worker.rs`, `process.rs`, `random.rs`, `clock.rs`, `report.rs` | the rest |
 
 mod board;
-mod clock;
+pub(crate) mod clock;
 mod patience;
 mod plan;
 mod process;

@@ -1,0 +1,237 @@
+//! `ringpipe send`, `recv` and `queue`: a stream of bytes, or of messages, from one process to another by a name.
+//!
+//! Between one sender and one receiver, the receiver listens: it is the one that has to be there. Once it has written everything it says so, so that the
+//! sender's success means that nothing was lost. A queue has an owner of its own, since senders and receivers come and go.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use ringpipe::{AcceptError, ConnectError, Connection, ListenError, Listener, RecvError, SendError, connect, mpmc};
+
+use crate::soak::clock;
+
+/// What `--help` says under the options of each.
+pub(crate) const CODES: &str = "\
+Exit codes: 0 at the end of the stream; 1 for other errors; 2 for bad arguments, names included; 3 if the other side went away before the \
+end; 4 if the time was over before it came. `recv` cannot tell a sender that was killed from one that is done.";
+
+const GONE: u8 = 3;
+const LATE: u8 = 4;
+/// Bytes of a piece of a raw stream: what is copied best.
+const PIECE: usize = 64 << 10;
+/// What a receiver says when it has written everything.
+const WRITTEN: &[u8] = b"written";
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// A word, or the path of a socket (with a `/` in it)
+    name: String,
+    /// Each line is a message
+    #[arg(long, conflicts_with = "frames")]
+    lines: bool,
+    /// Each message has its length in front, in 4 bytes, the lowest first
+    #[arg(long)]
+    frames: bool,
+    /// Join the queue that `ringpipe queue NAME` keeps
+    #[arg(long)]
+    shared: bool,
+    /// How long to wait for the other side, such as 30s [default: for ever]
+    #[arg(long, value_name = "TIME", value_parser = clock::parse)]
+    timeout: Option<Duration>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct QueueArgs {
+    /// A word, or the path of a socket (with a `/` in it)
+    name: String,
+}
+
+/// Why a transfer did not come to its end.
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    pub(crate) fn report(self) -> ExitCode {
+        eprintln!("ringpipe: {}", self.message);
+        self.code.into()
+    }
+
+    fn new(code: u8, message: impl ToString) -> Failure {
+        Failure { code, message: message.to_string() }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(e: io::Error) -> Failure {
+        Failure::new(1, e)
+    }
+}
+
+impl From<ListenError> for Failure {
+    fn from(e: ListenError) -> Failure {
+        Failure::new(if matches!(e, ListenError::Name(_)) { 2 } else { 1 }, e)
+    }
+}
+
+impl From<AcceptError> for Failure {
+    fn from(e: AcceptError) -> Failure {
+        Failure::new(if matches!(e, AcceptError::TimedOut) { LATE } else { 1 }, e)
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(e: ConnectError) -> Failure {
+        let code = match e {
+            ConnectError::Name(_) => 2,
+            ConnectError::TimedOut { .. } => LATE,
+            _ => 1,
+        };
+        Failure::new(code, e)
+    }
+}
+
+impl From<SendError> for Failure {
+    fn from(e: SendError) -> Failure {
+        Failure::new(if matches!(e, SendError::Disconnected) { GONE } else { 1 }, e)
+    }
+}
+
+impl From<RecvError> for Failure {
+    fn from(e: RecvError) -> Failure {
+        Failure::new(if matches!(e, RecvError::Disconnected | RecvError::Cut) { GONE } else { 1 }, e)
+    }
+}
+
+impl Args {
+    fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(Duration::MAX)
+    }
+}
+
+pub(crate) fn send(args: &Args) -> Result<(), Failure> {
+    let mut input = BufReader::with_capacity(PIECE, own(io::stdin().as_fd())?);
+    if args.shared {
+        let sender: mpmc::Sender = connect(&args.name, args.timeout())?;
+        return each_message(args, &mut input, |message| sender.send_bytes(message));
+    }
+    let mut connection: Connection = connect(&args.name, args.timeout())?;
+    each_message(args, &mut input, |message| connection.send_bytes(message))?;
+    let (sender, mut receiver) = connection.split();
+    drop(sender);
+    match receiver.recv_bytes()? {
+        said if said == WRITTEN => Ok(()),
+        _ => Err(Failure::new(1, "what receives there is no `ringpipe recv`")),
+    }
+}
+
+/// A file of its own, without the buffer that `std` puts in front.
+fn own(stream: BorrowedFd<'_>) -> io::Result<File> {
+    Ok(stream.try_clone_to_owned()?.into())
+}
+
+fn each_message(
+    args: &Args,
+    input: &mut BufReader<File>,
+    mut send: impl FnMut(&[u8]) -> Result<(), SendError>,
+) -> Result<(), Failure> {
+    let mut message = Vec::new();
+    loop {
+        message.clear();
+        if args.lines {
+            if input.read_until(b'\n', &mut message)? == 0 {
+                return Ok(());
+            }
+            send(message.strip_suffix(b"\n").unwrap_or(&message))?;
+        } else if args.frames {
+            let mut length = Vec::new();
+            match input.take(4).read_to_end(&mut length)? {
+                0 => return Ok(()),
+                4 => {}
+                _ => return Err(Failure::new(1, "the input ends inside the length of a frame")),
+            }
+            let length = u32::from_le_bytes(length.try_into().expect("four bytes"));
+            if input.take(length.into()).read_to_end(&mut message)? < length as usize {
+                return Err(Failure::new(1, "the input ends inside a frame"));
+            }
+            send(&message)?;
+        } else {
+            let piece = match input.fill_buf() {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                piece => piece?,
+            };
+            if piece.is_empty() {
+                return Ok(());
+            }
+            send(piece)?;
+            let len = piece.len();
+            input.consume(len);
+        }
+    }
+}
+
+pub(crate) fn recv(args: &Args) -> Result<(), Failure> {
+    let mut output = BufWriter::with_capacity(PIECE, own(io::stdout().as_fd())?);
+    if args.shared {
+        let receiver: mpmc::Receiver = connect(&args.name, args.timeout())?;
+        return write_all(
+            args,
+            &mut output,
+            |wait| if wait { receiver.recv_bytes() } else { receiver.try_recv_bytes() },
+        );
+    }
+    let mut listener = Listener::bind(&args.name)?;
+    let (connection, _) = listener.accept_timeout(args.timeout())?;
+    // The name is for this one transfer: the next one has to wait for the next `recv`.
+    drop(listener);
+    let (mut sender, mut receiver) = connection.split();
+    write_all(args, &mut output, |wait| if wait { receiver.recv_bytes() } else { receiver.try_recv_bytes() })?;
+    // A sender that was killed does not hear it.
+    let _ = sender.send_bytes(WRITTEN);
+    Ok(())
+}
+
+/// Writes what is received, with or without waiting, until the end, and lets nothing lie in the buffer while it waits.
+fn write_all(
+    args: &Args,
+    output: &mut BufWriter<File>,
+    mut receive: impl FnMut(bool) -> Result<Vec<u8>, RecvError>,
+) -> Result<(), Failure> {
+    loop {
+        let received = match receive(false) {
+            Err(RecvError::Empty) => {
+                output.flush()?;
+                receive(true)
+            }
+            other => other,
+        };
+        let message = match received {
+            Ok(message) => message,
+            Err(RecvError::Disconnected) => return Ok(output.flush()?),
+            Err(e) => return Err(e.into()),
+        };
+        if args.frames {
+            let length = u32::try_from(message.len());
+            let length = length.map_err(|_| Failure::new(1, "a message is too long for a frame"))?;
+            output.write_all(&length.to_le_bytes())?;
+        }
+        output.write_all(&message)?;
+        if args.lines {
+            output.write_all(b"\n")?;
+        }
+    }
+}
+
+pub(crate) fn queue(args: &QueueArgs) -> Result<(), Failure> {
+    let mut queue = mpmc::Listener::bind(&args.name)?;
+    loop {
+        let error = queue.serve();
+        eprintln!("ringpipe: {error}");
+        // Out of descriptors, it would be the same at once.
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}

@@ -1,0 +1,187 @@
+//! `ringpipe send`, `recv` and `queue`, run as a user runs them.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A path that nobody else uses.
+fn name(of: &str) -> String {
+    let path: PathBuf = std::env::temp_dir().join(format!("ringpipe-cli-{}-{of}", std::process::id()));
+    path.into_os_string().into_string().unwrap()
+}
+
+fn start(args: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpipe"));
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+/// Writes `input`, and reads what comes out until the end: exit code, output, errors.
+fn finish(mut child: Child, input: &[u8]) -> (Option<i32>, Vec<u8>, String) {
+    let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_vec());
+    // It may go before it has read everything.
+    let writer = thread::spawn(move || drop(stdin.write_all(&input)));
+    let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let reader = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        stdout.read_to_end(&mut bytes).unwrap();
+        bytes
+    });
+    let errors = thread::spawn(move || {
+        let mut text = String::new();
+        stderr.read_to_string(&mut text).unwrap();
+        text
+    });
+    let give_up = Instant::now() + LIMIT;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > give_up {
+            child.kill().unwrap();
+            panic!("no end after {LIMIT:?}");
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    writer.join().unwrap();
+    (status.code(), reader.join().unwrap(), errors.join().unwrap())
+}
+
+fn await_file(path: &str) {
+    let give_up = Instant::now() + LIMIT;
+    while !PathBuf::from(path).exists() {
+        assert!(Instant::now() < give_up, "{path} does not appear");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits until a process has mapped a pipe.
+fn await_joined(child: &Child) {
+    let give_up = Instant::now() + LIMIT;
+    while !std::fs::read_to_string(format!("/proc/{}/maps", child.id())).unwrap().contains("memfd:ringpipe") {
+        assert!(Instant::now() < give_up, "process {} does not join", child.id());
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Through a pipe of one sender and one receiver, whichever comes first.
+fn transfer(of: &str, mode: &[&str], input: &[u8]) -> Vec<u8> {
+    let name = name(of);
+    let args = |command| [&[command, name.as_str()], mode].concat();
+    let sender = start(&args("send"));
+    let receiver = start(&args("recv"));
+    let input = input.to_vec();
+    let sent = thread::spawn(move || finish(sender, &input));
+    let (code, output, errors) = finish(receiver, b"");
+    assert_eq!((code, errors.as_str()), (Some(0), ""));
+    let (code, _, errors) = sent.join().unwrap();
+    assert_eq!((code, errors.as_str()), (Some(0), ""));
+    assert!(!PathBuf::from(&name).exists());
+    output
+}
+
+#[test]
+fn a_stream_of_bytes_arrives_as_it_was_sent() {
+    let bytes: Vec<u8> = (0..5_000_000_u32).flat_map(|n| n.to_le_bytes()).collect();
+    assert!(transfer("raw", &[], &bytes) == bytes, "other bytes arrived");
+    assert_eq!(transfer("none", &[], b""), b"");
+}
+
+#[test]
+fn lines_and_frames_are_messages() {
+    // The last line has no end in what is sent, and has one in what arrives.
+    assert_eq!(transfer("lines", &["--lines"], b"one\n\nthree\nlast"), b"one\n\nthree\nlast\n");
+    let frames = b"\x03\0\0\0one\0\0\0\0\x05\0\0\0three";
+    assert_eq!(transfer("frames", &["--frames"], frames), frames);
+}
+
+#[test]
+fn a_frame_that_is_cut_short_is_an_error() {
+    for input in [&b"\x03\0\0"[..], b"\x03\0\0\0on"] {
+        let name = name("cut");
+        let receiver = start(&["recv", &name]);
+        let (code, _, errors) = finish(start(&["send", &name, "--frames"]), input);
+        assert_eq!(code, Some(1));
+        assert!(errors.contains("the input ends inside"), "{errors}");
+        assert_eq!(finish(receiver, b"").0, Some(0));
+    }
+}
+
+#[test]
+fn the_exit_code_says_what_went_wrong() {
+    for command in ["send", "recv"] {
+        let (code, _, errors) = finish(start(&[command, ""]), b"");
+        assert_eq!(code, Some(2), "{errors}");
+        assert!(errors.contains("the name is empty"), "{errors}");
+        let (code, _, errors) = finish(start(&[command, &name("nobody"), "--timeout", "1s"]), b"");
+        assert_eq!(code, Some(4), "{errors}");
+        assert!(errors.contains("timed out") || errors.contains("there is no such name"), "{errors}");
+    }
+    // A receiver that is killed.
+    let name = name("killed");
+    let mut receiver = start(&["recv", &name]);
+    let mut sender = start(&["send", &name]);
+    let mut input = sender.stdin.take().unwrap();
+    input.write_all(b"hello").unwrap();
+    receiver.stdout.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap();
+    receiver.kill().unwrap();
+    receiver.wait().unwrap();
+    sender.stdin = Some(input);
+    let (code, _, errors) = finish(sender, &vec![0; 10_000_000]);
+    assert_eq!(code, Some(3), "{errors}");
+    assert!(errors.contains("broken pipe"), "{errors}");
+}
+
+#[test]
+fn a_name_that_is_in_use_is_refused() {
+    let name = name("used");
+    let mut first = start(&["recv", &name]);
+    await_file(&name);
+    let (code, _, errors) = finish(start(&["recv", &name]), b"");
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("in use"), "{errors}");
+    assert_eq!(finish(start(&["send", &name]), b"for the first").0, Some(0));
+    let mut received = String::new();
+    first.stdout.take().unwrap().read_to_string(&mut received).unwrap();
+    assert_eq!(received, "for the first");
+    assert!(first.wait().unwrap().success());
+}
+
+#[test]
+fn a_queue_takes_from_all_senders_and_gives_each_message_to_one_receiver() {
+    let name = name("queue");
+    let mut queue = start(&["queue", &name]);
+    let receivers: Vec<Child> = (0..2).map(|_| start(&["recv", &name, "--shared", "--lines"])).collect();
+    receivers.iter().for_each(await_joined);
+    let senders: Vec<_> = (0..3)
+        .map(|number| {
+            let name = name.clone();
+            thread::spawn(move || {
+                let lines: Vec<String> = (0..100).map(|i| format!("{}\n", number * 100 + i)).collect();
+                finish(start(&["send", &name, "--shared", "--lines"]), lines.concat().as_bytes())
+            })
+        })
+        .collect();
+    for sender in senders {
+        let (code, _, errors) = sender.join().unwrap();
+        assert_eq!(code, Some(0), "{errors}");
+    }
+    // Nobody else can come, so what was sent is all.
+    queue.kill().unwrap();
+    queue.wait().unwrap();
+    let mut lines = Vec::new();
+    for receiver in receivers {
+        let (code, output, errors) = finish(receiver, b"");
+        assert_eq!(code, Some(0), "{errors}");
+        lines.extend(String::from_utf8(output).unwrap().lines().map(|line| line.parse::<u32>().unwrap()));
+    }
+    lines.sort_unstable();
+    assert_eq!(lines, (0..300).collect::<Vec<_>>());
+    // What the killed one left.
+    assert_eq!(finish(start(&["recv", &name, "--timeout", "1s"]), b"").0, Some(4));
+    assert!(!PathBuf::from(&name).exists());
+}
