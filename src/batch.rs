@@ -11,7 +11,8 @@ use crate::sender::Sender;
 /// Messages that are sent together; see [`Sender::batch`].
 ///
 /// What has been pushed may stay here, unseen by the receiver, until the batch is dropped or [flushed](Self::flush): do not wait for anything that depends on it
-/// before.
+/// before. If a batch is leaked (`mem::forget`), it is never sent. A lock that keeps copies of an end apart has to be held as long as the batch is open; should a forked child
+/// have a copy of the batch, only one of the two sends what was pushed before.
 #[must_use = "it is for messages to be pushed to"]
 pub struct SendBatch<'a> {
     sender: &'a mut Sender,
@@ -127,12 +128,13 @@ impl Batch {
         (self.bytes, self.count, self.bare) = (message, 1, true);
     }
 
-    /// Takes what `take` puts into the memory it is given, which is empty and has room for a full batch, of which the first record has so many bytes:
-    /// records, and returns how many. False if there is no memory.
-    pub(crate) fn take_run(&mut self, first: usize, take: impl FnOnce(&mut Vec<u8>) -> usize) -> bool {
-        let there = self.bytes.try_reserve(first.max(MOST_BYTES)).is_ok();
+    /// Takes what `take` puts into the memory it is given, which is empty and has room for a full batch, of which the first record has so many bytes, and
+    /// so many in all at most: records, and returns how many. False if there is no memory.
+    pub(crate) fn take_run(&mut self, first: usize, take: impl FnOnce(&mut Vec<u8>, usize) -> usize) -> bool {
+        let most = first.max(MOST_BYTES);
+        let there = self.bytes.try_reserve(most).is_ok();
         if there {
-            (self.count, self.bare) = (take(&mut self.bytes), false);
+            (self.count, self.bare) = (take(&mut self.bytes, most), false);
         }
         there
     }

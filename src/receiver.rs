@@ -681,7 +681,7 @@ impl Receiver {
         batch.clear();
         match self.receive(None, usize::MAX, deadline)? {
             Received::InPlace(record) => {
-                if !batch.take_run(record_len(record.len), |out| self.reader.take_run(record, out)) {
+                if !batch.take_run(record_len(record.len), |out, most| self.reader.take_run(record, out, most)) {
                     return Err(RecvError::NoMemory { len: record.len });
                 }
                 if batch.is_empty() {

@@ -156,7 +156,11 @@ impl Sender {
     pub fn try_send_batch<M: AsRef<[u8]>>(&mut self, messages: &[M]) -> Result<usize, SendError> {
         let mut sent = 0;
         while sent < messages.len() {
-            let mut run = self.begin_run()?;
+            let mut run = match self.begin_run() {
+                Ok(run) => run,
+                Err(e) if sent == 0 => return Err(e),
+                Err(_) => break,
+            };
             sent +=
                 messages[sent..].iter().take_while(|message| self.writer.append(&mut run, message.as_ref())).count();
             self.finish_run(run);
@@ -305,7 +309,8 @@ impl Sender {
         if !self.append(&mut run, message) {
             // It is to be waited for, or not as short as that.
             self.send_bytes(message)?;
-            run = self.begin_run()?;
+            // This one is sent, whatever has become of the receiver since.
+            run = self.begin_run().unwrap_or(Run::NONE);
         }
         Ok(run)
     }

@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use ringpipe::{Batch, Builder, Connection, RecvError, SendError, pipe, simplex};
-use support::{Child, Random, Script, alone, fork_split, numbered, watchdog};
+use support::{Child, Random, Script, alone, fork, fork_split, numbered, watchdog};
 
 const SMALL: usize = 4096;
 
@@ -99,6 +99,26 @@ fn what_is_pushed_is_seen_when_the_batch_is_flushed_or_dropped_or_full() {
 }
 
 #[test]
+fn of_two_copies_of_a_batch_only_one_is_sent() {
+    let (_alone, _watchdog) = (alone(), watchdog(60));
+    let (mut receiver, mut sender) = simplex().unwrap();
+    let mut batch = sender.batch();
+    batch.push(b"once").unwrap();
+    fork(|| {
+        // This child's copy, which is dropped with everything else as it would be at the end of a program.
+        batch.flush();
+        0
+    })
+    .succeeds();
+    assert_eq!(receiver.try_recv_bytes().unwrap(), b"once");
+    batch.flush();
+    assert!(matches!(receiver.try_recv_bytes(), Err(RecvError::Empty)), "it came twice");
+    batch.push(b"and on").unwrap();
+    drop(batch);
+    assert_eq!(receiver.try_recv_bytes().unwrap(), b"and on");
+}
+
+#[test]
 fn a_batch_that_is_received_has_bounds() {
     let (mut receiver, mut sender) = Builder::new().capacity(1 << 20).simplex().unwrap();
     let mut batch = Batch::new();
@@ -116,6 +136,14 @@ fn a_batch_that_is_received_has_bounds() {
         counts.push(batch.len());
     }
     assert_eq!(counts, [3, 3, 1]);
+    // Also where the batch has the memory for more.
+    sender.send_bytes(&[2; 200_000]).unwrap();
+    receiver.recv_batch(&mut batch).unwrap();
+    sender.send_batch(vec![vec![1; 10_000]; 4]).unwrap();
+    for left in [4, 1] {
+        receiver.recv_batch(&mut batch).unwrap();
+        assert_eq!(batch.len(), left.min(3));
+    }
     // But for one that is large by itself: in a record, and longer than the ring.
     for len in [100_000, 3 << 20] {
         std::thread::scope(|scope| {

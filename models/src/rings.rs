@@ -198,7 +198,7 @@ fn recv_run(reader: &mut Reader) -> Vec<Vec<u8>> {
     let mut batch = Batch::new();
     match reader.look() {
         Look::Record(record) if record.kind == Kind::Data => {
-            let taken = batch.take_run(record_len(record.len), |out| reader.take_run(record, out));
+            let taken = batch.take_run(record_len(record.len), |out, most| reader.take_run(record, out, most));
             assert!(taken && !batch.is_empty());
         }
         Look::Record(record) => reader.release(record),

@@ -323,9 +323,12 @@ impl Writer {
         true
     }
 
-    /// Publishes all of a run at once: its first record, behind which the others are there already. False if there is none.
+    /// Publishes all of a run at once: its first record, behind which the others are there already. False if there is none, or if something else has been
+    /// published since the run was begun: by another copy of this end, of which one must not undo what the other has done.
     pub(crate) fn publish_run(&mut self, run: Run) -> bool {
-        if run.at == run.start {
+        let words = self.words();
+        let is_next = [&words.tail, &words.begun].iter().all(|word| word.load(Ordering::Relaxed) == run.tail);
+        if run.at == run.start || !is_next {
             return false;
         }
         let next = run.tail.wrapping_add((run.at - run.start) as u64);
@@ -460,13 +463,13 @@ impl Reader {
         Some(len)
     }
 
-    /// Copies whole messages out, from `first` on, as the records that they are: as many as are there one behind the other up to the end of the ring, and as
-    /// `out`, which is empty, has room for already; at least for the first. Then releases them at once. Returns how many.
+    /// Copies whole messages out, from `first` on, as the records that they are: as many as are there one behind the other up to the end of the ring, and take at most
+    /// `most` bytes, which is at least what the first takes, and for which `out`, which is empty, has room already. Then releases them at once. Returns how many.
     ///
     /// All in one copy, up to where the writer says it is (it may be a record further), to be looked at only there.
-    pub(crate) fn take_run(&mut self, first: Record, out: &mut Vec<u8>) -> usize {
+    pub(crate) fn take_run(&mut self, first: Record, out: &mut Vec<u8>, most: usize) -> usize {
         let there = self.distance().unwrap_or(0).max(record_len(first.len));
-        let len = there.min(out.capacity()).min(self.data.capacity - first.offset);
+        let len = there.min(most.min(out.capacity())).min(self.data.capacity - first.offset);
         // SAFETY: so many bytes lie in the ring from the record on, and `out` has room for them; all of them are written before they count.
         unsafe {
             copy(self.data.base.add(first.offset).as_ptr(), out.as_mut_ptr(), len);

@@ -276,8 +276,8 @@ fn take_run(reader: &mut Reader, to: &mut Vec<Vec<u8>>) {
     let mut bytes = Vec::with_capacity(2000);
     match reader.look() {
         Look::Record(record) if record.kind == Kind::Data => {
-            let count = reader.take_run(record, &mut bytes);
-            assert!(count > 0 && bytes.len() <= bytes.capacity());
+            let count = reader.take_run(record, &mut bytes, 1500);
+            assert!(count > 0 && bytes.len() <= 1500);
             let mut rest = &bytes[..];
             for _ in 0..count {
                 let (_, len) = header_of(rest).unwrap();
