@@ -72,7 +72,7 @@ struct Watch<'a> {
 
 /// How often a bell may ring for nothing before it is muted.
 const IN_VAIN: u32 = 2;
-/// How often a waiter helps before it looks at the clock.
+/// How often a waiter helps one end before it looks at the others.
 const HELPS: u32 = 64;
 /// The first of the short sleeps while a message is half written, in nanoseconds. Each is twice as long as the one before, up to a slice.
 const FIRST_NAP: u64 = 50_000;
@@ -86,16 +86,15 @@ impl<'a> Watch<'a> {
         self.sight == Sight::Ready
     }
 
-    fn look(&mut self, deadline: Deadline) {
+    fn look(&mut self) {
         match self.source {
             Source::Other(_) if self.heard.readable || self.heard.hung_up => self.sight = Sight::Ready,
             Source::Other(_) => {}
             Source::Pipe(end) => {
                 self.sight = end.look();
-                for turn in 1_u32.. {
-                    let more = self.sight == Sight::Held && end.help();
-                    // A peer that makes up what dead members hold must not keep a call beyond its deadline.
-                    if !more || turn % HELPS == 0 && deadline.passed() {
+                // No more than that: a peer that makes up what dead members hold must not keep this call from the other ends.
+                for _ in 0..HELPS {
+                    if self.sight != Sight::Held || !end.help() {
                         break;
                     }
                     self.sight = end.look();
@@ -176,7 +175,7 @@ impl<'a> Wait<'a> {
     }
 
     fn until(mut self, deadline: Deadline) -> io::Result<Vec<usize>> {
-        self.look(deadline);
+        self.look();
         loop {
             if !self.any_ready() && !deadline.is_immediate() {
                 self.arm();
@@ -184,7 +183,7 @@ impl<'a> Wait<'a> {
             // If some are ready, the kernel still has to be asked about the others.
             let asked = if self.any_ready() { self.listen(Deadline::NOW) } else { self.sleep(deadline) };
             let late = deadline.passed();
-            self.look(deadline);
+            self.look();
             match asked {
                 _ if self.any_ready() => break,
                 Err(e) => return Err(e),
@@ -200,8 +199,8 @@ impl<'a> Wait<'a> {
         self.watches.iter().any(Watch::is_ready)
     }
 
-    fn look(&mut self, deadline: Deadline) {
-        self.watches.iter_mut().for_each(|watch| watch.look(deadline));
+    fn look(&mut self) {
+        self.watches.iter_mut().for_each(Watch::look);
     }
 
     /// Makes the next publication ring, everywhere.

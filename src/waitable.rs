@@ -1,7 +1,7 @@
 //! What `wait` takes: receiving ends, and descriptors of other kinds. How it waits stands in `select.rs`.
 
 use std::fs::File;
-use std::io::{self, Stdin};
+use std::io;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
@@ -16,7 +16,7 @@ use sealed::{Sealed, Source};
 /// What [`wait`] can wait for: [`Receiver`], [`Connection`] and [`mpmc::Receiver`], which are ready when something can be received; and descriptors
 /// of other kinds, which are ready when they are readable.
 ///
-/// For a type that is not in the list below, pass what its `as_fd` returns.
+/// For a type that is not in the list below, pass what its `as_fd` returns; mind that what a buffered reader has read already is nothing to a descriptor.
 pub trait Waitable: Sealed {}
 
 mod sealed {
@@ -104,7 +104,7 @@ macro_rules! descriptors {
     )+};
 }
 
-descriptors!(BorrowedFd<'_>, OwnedFd, File, Stdin, ChildStdout, ChildStderr);
+descriptors!(BorrowedFd<'_>, OwnedFd, File, ChildStdout, ChildStderr);
 descriptors!(TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixStream);
 
 macro_rules! forwarded {
