@@ -114,6 +114,10 @@ impl Connector {
             Ok(socket) => socket,
             Err(e) => match e.kind() {
                 io::ErrorKind::NotFound => return Ok(Attempt::Again("there is no such name")),
+                // So it is for a file of another kind.
+                io::ErrorKind::ConnectionRefused if place.is_occupied() => {
+                    return Err(ConnectError::NotAListener { name: name.into() });
+                }
                 io::ErrorKind::ConnectionRefused => {
                     return Ok(Attempt::Again("nobody listens there, its owner was killed"));
                 }

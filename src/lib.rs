@@ -126,7 +126,7 @@
 //! - Use of one end of [`pipe`] or [`simplex`] by two processes at once, without a lock of theirs, garbles messages, which is then reported as
 //!   [`RecvError::Corrupt`] where it shows. Memory stays safe. The ends of [`mpmc`], which promises and leaves out other things too, are made for it.
 //! - What a killed receiver had taken is gone. So is a long message (more than a quarter of the ring) of which it had taken a part.
-//! - A [`ReadGuard`] that is leaked (`mem::forget`) consumes nothing: its message comes again.
+//! - A [`ReadGuard`] that is leaked (`mem::forget`) consumes nothing: its message comes again. A [`SendBatch`] that is leaked sends nothing of what it holds.
 //! - What a decoder does with a value's bytes is serde's business: an untrusted peer can make `recv` of a collection of zero-sized
 //!   elements count for very long, that of a recursive type recurse until the stack is used up, and that of a hash map allocate some
 //!   2 MiB for nothing.

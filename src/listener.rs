@@ -130,6 +130,7 @@ impl Listener {
     fn accept_until(&mut self, deadline: Deadline) -> Result<(Connection, Peer), AcceptError> {
         loop {
             let guest = self.reception.next(deadline)?;
+            let peer = guest.peer;
             let (mine, theirs) = match self.pipes.pipe() {
                 Ok(pipe) => pipe,
                 Err(error) => {
@@ -138,10 +139,10 @@ impl Listener {
                     return Err(AcceptError::Build(error.into()));
                 }
             };
-            let peer = guest.peer;
             if guest.give(&theirs)? {
                 return Ok((mine, peer));
             }
+            self.reception.given_in_vain(deadline)?;
         }
     }
 }
@@ -214,8 +215,10 @@ impl ListenerBuilder {
 
     /// The mode of the socket's file, as of `chmod`: to connect needs the permission to write. By default, 0600, or 0666 if other users are
     /// [allowed](Self::allow_uid). It comes on top of that: the permission does not make a user allowed.
+    ///
+    /// This user can write in any case: to the next listener, a file that it cannot connect to would not look like a killed one's.
     pub fn mode(mut self, mode: u32) -> ListenerBuilder {
-        self.mode = Some(mode & 0o777);
+        self.mode = Some(mode & 0o777 | 0o200);
         self
     }
 

@@ -95,6 +95,11 @@ impl Place {
         &self.shown
     }
 
+    /// Whether something has the name that is no socket.
+    pub(crate) fn is_occupied(&self) -> bool {
+        sys::about_name(self.dir.as_fd(), &self.name).is_ok_and(|found| found.is_some_and(|found| !found.is_socket))
+    }
+
     /// A path by which this process reaches the name, short enough for the address of a socket.
     pub(crate) fn address(&self) -> PathBuf {
         self.address_of(&self.name)
@@ -199,7 +204,7 @@ impl Claim {
         claim.bound = Some(about.id);
         let place = &claim.place;
         if about.permissions != mode {
-            sys::set_mode(place.dir.as_fd(), &new, mode).map_err(failed("set the mode of", place))?;
+            sys::set_mode(place.dir.as_fd(), &new, about.id, mode).map_err(failed("set the mode of", place))?;
         }
         sys::listen(claim.socket.as_fd(), backlog).map_err(failed("listen to", place))?;
         match sys::rename(place.dir.as_fd(), &new, &place.name) {

@@ -103,6 +103,10 @@ impl Visitor {
     }
 }
 
+fn nobody(deadline: Deadline) -> AcceptError {
+    if deadline.is_now() { AcceptError::Empty } else { AcceptError::TimedOut }
+}
+
 enum Round {
     Guest(Guest),
     /// Somebody was there, and is not to be given anything yet.
@@ -135,12 +139,17 @@ impl Reception {
                 Round::Guest(guest) => return Ok(guest),
                 Round::Busy if !deadline.passed() || (deadline.is_immediate() && rounds < ROUNDS) => continue,
                 Round::Quiet if !deadline.passed() => {}
-                _ if deadline.is_now() => return Err(AcceptError::Empty),
-                _ => return Err(AcceptError::TimedOut),
+                _ => return Err(nobody(deadline)),
             }
             let first = self.visitors.first_key_value().map(|(_, visitor)| visitor.until);
             names::wait_readable(self.set.as_fd(), first.map_or(deadline, |until| deadline.min(until)));
         }
+    }
+
+    /// After an end was made for somebody who was gone by then: whether there is time for the next one. Those who ask and leave, one after the other, must not
+    /// keep a call beyond its deadline.
+    pub(crate) fn given_in_vain(&self, deadline: Deadline) -> Result<(), AcceptError> {
+        if deadline.passed() { Err(nobody(deadline)) } else { Ok(()) }
     }
 
     fn round(&mut self) -> Result<Round, AcceptError> {

@@ -9,14 +9,16 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ringpipe::{AcceptError, ConnectError, Connection, ListenError, Listener, RecvError, SendError, connect, mpmc};
+use ringpipe::{
+    AcceptError, ConnectError, Connection, ListenError, Listener, RecvError, SendError, connect, mpmc, simplex,
+};
 
 use crate::soak::clock;
 
 /// What `--help` says under the options of each.
 pub(crate) const CODES: &str = "\
 Exit codes: 0 at the end of the stream; 1 for other errors; 2 for bad arguments, names included; 3 if the other side went away before the \
-end; 4 if the time was over before it came. `recv` cannot tell a sender that was killed from one that is done.";
+end, killed or not; 4 if the time was over before it came.";
 
 const GONE: u8 = 3;
 const LATE: u8 = 4;
@@ -49,6 +51,11 @@ pub(crate) struct QueueArgs {
     name: String,
 }
 
+/// Says what is wrong, to whoever can hear it.
+fn complain(what: &impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "ringpipe: {what}");
+}
+
 /// Why a transfer did not come to its end.
 pub(crate) struct Failure {
     code: u8,
@@ -57,7 +64,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn report(self) -> ExitCode {
-        eprintln!("ringpipe: {}", self.message);
+        complain(&self.message);
         self.code.into()
     }
 
@@ -121,6 +128,9 @@ pub(crate) fn send(args: &Args) -> Result<(), Failure> {
     }
     let mut connection: Connection = connect(&args.name, args.timeout())?;
     each_message(args, &mut input, |message| connection.send_bytes(message))?;
+    // What no message looks like: so whoever receives knows that this was all.
+    let (end, _) = simplex().map_err(io::Error::from)?;
+    connection.send_end(end).map_err(|e| Failure::from(e.error))?;
     let (sender, mut receiver) = connection.split();
     drop(sender);
     match receiver.recv_bytes()? {
@@ -181,6 +191,7 @@ pub(crate) fn recv(args: &Args) -> Result<(), Failure> {
         return write_all(
             args,
             &mut output,
+            |e| matches!(e, RecvError::Disconnected),
             |wait| if wait { receiver.recv_bytes() } else { receiver.try_recv_bytes() },
         );
     }
@@ -189,8 +200,13 @@ pub(crate) fn recv(args: &Args) -> Result<(), Failure> {
     // The name is for this one transfer: the next one has to wait for the next `recv`.
     drop(listener);
     let (mut sender, mut receiver) = connection.split();
-    write_all(args, &mut output, |wait| if wait { receiver.recv_bytes() } else { receiver.try_recv_bytes() })?;
-    // A sender that was killed does not hear it.
+    write_all(
+        args,
+        &mut output,
+        |e| matches!(e, RecvError::IsEnd),
+        |wait| if wait { receiver.recv_bytes() } else { receiver.try_recv_bytes() },
+    )?;
+    // A sender that has been killed since does not hear it.
     let _ = sender.send_bytes(WRITTEN);
     Ok(())
 }
@@ -199,6 +215,7 @@ pub(crate) fn recv(args: &Args) -> Result<(), Failure> {
 fn write_all(
     args: &Args,
     output: &mut BufWriter<File>,
+    is_end: impl Fn(&RecvError) -> bool,
     mut receive: impl FnMut(bool) -> Result<Vec<u8>, RecvError>,
 ) -> Result<(), Failure> {
     loop {
@@ -211,8 +228,11 @@ fn write_all(
         };
         let message = match received {
             Ok(message) => message,
-            Err(RecvError::Disconnected) => return Ok(output.flush()?),
-            Err(e) => return Err(e.into()),
+            Err(e) if is_end(&e) => return Ok(output.flush()?),
+            Err(e) => {
+                output.flush()?;
+                return Err(e.into());
+            }
         };
         if args.frames {
             let length = u32::try_from(message.len());
@@ -230,7 +250,7 @@ pub(crate) fn queue(args: &QueueArgs) -> Result<(), Failure> {
     let mut queue = mpmc::Listener::bind(&args.name)?;
     loop {
         let error = queue.serve();
-        eprintln!("ringpipe: {error}");
+        complain(&error);
         // Out of descriptors, it would be the same at once.
         std::thread::sleep(Duration::from_millis(100));
     }

@@ -107,7 +107,7 @@ fn a_frame_that_is_cut_short_is_an_error() {
         let (code, _, errors) = finish(start(&["send", &name, "--frames"]), input);
         assert_eq!(code, Some(1));
         assert!(errors.contains("the input ends inside"), "{errors}");
-        assert_eq!(finish(receiver, b"").0, Some(0));
+        assert_eq!(finish(receiver, b"").0, Some(3), "that was not all");
     }
 }
 
@@ -121,6 +121,17 @@ fn the_exit_code_says_what_went_wrong() {
         assert_eq!(code, Some(4), "{errors}");
         assert!(errors.contains("timed out") || errors.contains("there is no such name"), "{errors}");
     }
+    // A sender that is killed: what it had sent is there, and not said to be all.
+    let cut = name("cut-off");
+    let receiver = start(&["recv", &cut]);
+    let mut sender = start(&["send", &cut, "--lines"]);
+    sender.stdin.as_mut().unwrap().write_all(b"one\ntwo").unwrap();
+    await_no_file(&cut);
+    thread::sleep(Duration::from_millis(200));
+    sender.kill().unwrap();
+    sender.wait().unwrap();
+    let (code, output, errors) = finish(receiver, b"");
+    assert_eq!((code, output), (Some(3), b"one".to_vec()), "{errors}");
     // A receiver that is killed.
     let name = name("killed");
     let mut receiver = start(&["recv", &name]);
@@ -134,6 +145,14 @@ fn the_exit_code_says_what_went_wrong() {
     let (code, _, errors) = finish(sender, &vec![0; 10_000_000]);
     assert_eq!(code, Some(3), "{errors}");
     assert!(errors.contains("broken pipe"), "{errors}");
+}
+
+fn await_no_file(path: &str) {
+    let give_up = Instant::now() + LIMIT;
+    while PathBuf::from(path).exists() {
+        assert!(Instant::now() < give_up, "{path} does not go");
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]

@@ -145,6 +145,7 @@ impl Listener {
             if given {
                 return Ok((role, peer));
             }
+            self.reception.given_in_vain(deadline)?;
         }
     }
 }

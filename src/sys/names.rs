@@ -117,10 +117,13 @@ pub(crate) fn rename(dir: BorrowedFd<'_>, from: &Path, to: &Path) -> io::Result<
     }
 }
 
-/// Sets the mode of a name that is no symbolic link, and of the very file that has the name now.
-pub(crate) fn set_mode(dir: BorrowedFd<'_>, name: &Path, mode: u32) -> io::Result<()> {
+/// Sets the mode of a file by its name. That somebody else gave the name to another file, or to a link, changes nothing.
+pub(crate) fn set_mode(dir: BorrowedFd<'_>, name: &Path, id: FileId, mode: u32) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+    if about(file.as_fd())?.id != id {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "somebody else has taken its name"));
+    }
     Ok(rustix::fs::chmod(format!("/proc/self/fd/{}", file.as_raw_fd()), Mode::from_raw_mode(mode))?)
 }
 
