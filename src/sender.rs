@@ -114,7 +114,7 @@ impl Sender {
         self.send_parts(&[IoSlice::new(message)], message.len(), Deadline::instant(deadline))
     }
 
-    /// Opens a batch: messages that are pushed to it are sent together, some at a time. Many short ones take less than half as long so.
+    /// Opens a batch: messages that are pushed to it are sent together, some at a time. Many short ones in a row take down to half as long so.
     ///
     /// ```
     /// # let (mut receiver, mut sender) = ringpipe::simplex()?;

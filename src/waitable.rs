@@ -36,6 +36,8 @@ mod sealed {
 ///
 /// - A pipe end is ready if a receive would not have to wait: for a message, or the start or a further part of a long one; for end of file; for an error. It is
 ///   in the result for nothing only if what is left of a long message has to be passed over, because a process was killed that had received its start.
+/// - It gives no room back, not even that of padding, as a receive does: a sender that only ever *tries* to send a message of nearly the ring's length may find
+///   none until then.
 /// - Another end of a pipe for many may be quicker to take what made one ready.
 /// - Anything else is ready when `poll` says that it is readable, hung up or broken.
 ///

@@ -387,7 +387,8 @@ impl Reader {
     /// Whether a receive would find something at the reader's position or behind what it would only pass over: padding, and what takes a long message
     /// back. The rest of a long message counts as something, wherever its start is.
     ///
-    /// What is passed over stays where it is, which takes no room that a sender could be in want of: it is at most a quarter of the ring, as any record.
+    /// What is passed over stays where it is until the next receive. It is at most a quarter of the ring, as any record; only a `try_` form of sending a message that
+    /// needs more than the rest could be in want of it.
     pub(crate) fn has_something(&self) -> bool {
         let (mut head, mut offset, mut word) = self.front();
         for _ in 0..PASSED_OVER {
