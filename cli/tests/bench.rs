@@ -1,5 +1,7 @@
 //! The built `ringpipe` binary, run as a user runs it.
 
+mod support;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
@@ -10,6 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use support::await_end;
 
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -41,17 +45,7 @@ fn finish(mut child: Child) -> Outcome {
         })
     }
     let (stdout, stderr) = (read(child.stdout.take().unwrap()), read(child.stderr.take().unwrap()));
-    let give_up = Instant::now() + LIMIT;
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if Instant::now() > give_up {
-            child.kill().unwrap();
-            panic!("no end after {LIMIT:?}");
-        }
-        thread::sleep(Duration::from_millis(5));
-    };
+    let status = await_end(&mut child, LIMIT);
     Outcome { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
 }
 

@@ -1,5 +1,7 @@
 //! `ringpipe soak`, run as a user runs it. What its verdict finds is shown by the unit tests of the verdict.
 
+mod support;
+
 use std::fs;
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -8,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use support::await_end;
 
 /// Rounds are short; most of this is for machines that do other things as well.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -50,17 +53,7 @@ fn finish(mut child: Child) -> Outcome {
         })
     }
     let (stdout, stderr) = (read(child.stdout.take().unwrap()), read(child.stderr.take().unwrap()));
-    let give_up = Instant::now() + LIMIT;
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if Instant::now() > give_up {
-            child.kill().unwrap();
-            panic!("no end after {LIMIT:?}");
-        }
-        thread::sleep(Duration::from_millis(5));
-    };
+    let status = await_end(&mut child, LIMIT);
     Outcome { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
 }
 

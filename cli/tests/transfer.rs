@@ -1,10 +1,14 @@
 //! `ringpipe send`, `recv` and `queue`, run as a user runs them.
 
+mod support;
+
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use support::await_end;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -36,17 +40,7 @@ fn finish(mut child: Child, input: &[u8]) -> (Option<i32>, Vec<u8>, String) {
         stderr.read_to_string(&mut text).unwrap();
         text
     });
-    let give_up = Instant::now() + LIMIT;
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if Instant::now() > give_up {
-            child.kill().unwrap();
-            panic!("no end after {LIMIT:?}");
-        }
-        thread::sleep(Duration::from_millis(5));
-    };
+    let status = await_end(&mut child, LIMIT);
     writer.join().unwrap();
     (status.code(), reader.join().unwrap(), errors.join().unwrap())
 }
