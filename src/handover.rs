@@ -572,7 +572,7 @@ fn adopt(inherited: &[Inherited]) -> Result<Vec<OwnedFd>, AttachError> {
             return Err(not_inherited);
         }
         match i {
-            0 if sys::sealed_len(borrowed)?.is_none() => return Err(AttachError::NotSealed),
+            0 if sys::memory_len(borrowed)?.is_none() => return Err(AttachError::NotSealed),
             0 => {}
             _ if !sys::is_unix_stream(borrowed) => return Err(AttachError::NotABell { index: i }),
             _ => {}

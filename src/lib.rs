@@ -140,6 +140,14 @@
 //!   has been waiting for more than 5 ms finds the message within a second; one that watches the descriptor, with the next message. The same
 //!   second may pass for a sender that waits for room, if a receiver is killed between taking a message and saying so.
 //!
+//! # Where memory files are refused
+//!
+//! Some sandboxes and old kernels refuse `memfd_create`, and pipes cannot be made there ([`BuildError::Io`]), though they can be used. With the feature `posix-shm`, a process that is
+//! refused makes them of files without a name in `/dev/shm` (tmpfs), and takes such pipes from others of its user. Nothing is left behind either, and whatever
+//! room is missing there is missed when the pipe is made. But their size cannot be sealed: **a hostile peer can have the process killed** (SIGBUS) by shortening the file,
+//! and on kernels before 5.14 a long message through a pipe for many, when `/dev/shm` is full, does the same. Processes that are not refused memory files neither make nor take such pipes,
+//! feature or not.
+//!
 //! # How it works
 //!
 //! Each direction is a ring of bytes in an anonymous, sealed memory file that both sides map. The header of a record is also its signal, so a

@@ -1,7 +1,8 @@
 //! The memory that both sides map.
 //!
 //! A segment is an anonymous memory file (`memfd_create`): no name, so nothing is left behind, and
-//! sealed against any change of size, so no peer can pull pages away under a mapping (a SIGBUS).
+//! sealed against any change of size, so no peer can pull pages away under a mapping (a SIGBUS). (The
+//! feature `posix-shm` gives up the latter where there are no such files.)
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -41,7 +42,7 @@ unsafe impl Sync for Segment {}
 impl Segment {
     pub(crate) fn create(geometry: Geometry) -> io::Result<Segment> {
         let len = geometry.segment_len();
-        let fd = sys::sealed_memfd(geometry.file_len())?;
+        let fd = sys::memory_file(geometry.file_len(), len)?;
         let segment = Segment { memory: Memory::map(fd, len)?, geometry };
         segment.header().write(geometry);
         Ok(segment)
@@ -65,7 +66,7 @@ impl Segment {
     ///
     /// Not before: nobody chooses how much of our address space is mapped.
     pub(crate) fn attach(fd: OwnedFd, mode: Mode) -> Result<Segment, AttachError> {
-        let len = sys::sealed_len(fd.as_fd())?.ok_or(AttachError::NotSealed)?;
+        let len = sys::memory_len(fd.as_fd())?.ok_or(AttachError::NotSealed)?;
         let mut header = [0; HEADER_LEN];
         if sys::read_start(fd.as_fd(), &mut header)? < HEADER_LEN {
             return Err(AttachError::NotRingpipe);

@@ -4,6 +4,8 @@
 //! interrupted take absolute deadlines, so that `EINTR` can never lengthen a wait (the callers loop).
 
 pub(crate) mod names;
+#[cfg(feature = "posix-shm")]
+mod shm;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -39,20 +41,40 @@ fn timespec(nanos: u64) -> Timespec {
 
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
-/// An anonymous memory file of `len` zero bytes whose size can never change again.
-pub(crate) fn sealed_memfd(len: u64) -> io::Result<OwnedFd> {
+/// An anonymous memory file of `len` zero bytes, of which `mapped` are to be mapped.
+///
+/// Its size can never change again; but with the feature `posix-shm`, where the kernel refuses such files to this process.
+#[cfg_attr(not(feature = "posix-shm"), expect(unused_variables))]
+pub(crate) fn memory_file(len: u64, mapped: usize) -> io::Result<OwnedFd> {
     if longest_file() < len {
         return Err(Errno::FBIG.into());
     }
-    let fd = rustix::fs::memfd_create("ringpipe", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    #[cfg(feature = "posix-shm")]
+    if shm::is_needed() {
+        return shm::create(len, mapped as u64);
+    }
+    let fd = anonymous_file()?;
     rustix::fs::ftruncate(&fd, len)?;
     rustix::fs::fcntl_add_seals(&fd, SEALS)?;
     Ok(fd)
 }
 
-/// The size of a memory file, or `None` where its size could still change, or its pages be missing once they were there (huge ones, a
-/// SIGBUS), or it is no memory file.
-pub(crate) fn sealed_len(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
+fn anonymous_file() -> rustix::io::Result<OwnedFd> {
+    rustix::fs::memfd_create("ringpipe", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+}
+
+/// The size of what [`memory_file`] makes, or `None` where its size could still change, or its pages be missing once they were there (huge
+/// ones, a SIGBUS), or it is no memory file.
+pub(crate) fn memory_len(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
+    let sealed = sealed_len(fd)?;
+    #[cfg(feature = "posix-shm")]
+    if sealed.is_none() && shm::is_needed() {
+        return shm::len(fd);
+    }
+    Ok(sealed)
+}
+
+fn sealed_len(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
     const HUGETLBFS_MAGIC: u32 = 0x9584_58f6;
     match rustix::fs::fcntl_get_seals(fd) {
         Ok(_) if rustix::fs::fstatfs(fd)?.f_type as u32 == HUGETLBFS_MAGIC => Ok(None),

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use ringpipe::{BuildError, Builder, Connection, End, RecvError, RecvIntoError, SendError};
+use ringpipe::{AttachError, BuildError, Builder, Connection, End, RecvError, RecvIntoError, SendError};
 use support::many::KEPT;
 use support::{
     Child, Random, Script, alone, emulated, fork, fork_split, memory_of_pipes, numbered, open_fds, skip, stuff,
@@ -21,13 +21,13 @@ fn os_error(what: &str) -> String {
     format!("{what}: {}", io::Error::last_os_error())
 }
 
-/// Has the kernel refuse `membarrier` to this process and its children from now on.
-fn refuse_membarrier() -> Result<(), String> {
+/// Has the kernel refuse a system call to this process and its children from now on.
+fn refuse(call: libc::c_long) -> Result<(), String> {
     let statement = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     let mut filter = [
         // The number of the call is the first word of what the filter sees.
         statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_membarrier as u32),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, call as u32),
         statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
         statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
@@ -40,18 +40,27 @@ fn refuse_membarrier() -> Result<(), String> {
         if libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) != 0 {
             return Err(os_error("PR_SET_SECCOMP"));
         }
-        assert_eq!(libc::syscall(libc::SYS_membarrier, 0, 0, 0), -1, "membarrier is still allowed");
+        let refused = libc::syscall(call, 0, 0, 0) == -1 && *libc::__errno_location() == libc::EPERM;
+        assert!(refused, "system call {call} is still allowed");
     }
     Ok(())
 }
 
-fn may_refuse_membarrier() -> bool {
+fn refuse_membarrier() -> Result<(), String> {
+    refuse(libc::SYS_membarrier)
+}
+
+fn may_refuse(call: libc::c_long, skipped: &str) -> bool {
     let refused = if emulated() { Err("the emulator has no seccomp".to_owned()) } else { Ok(()) };
     let refused = refused.and_then(|()| {
-        let child = fork(|| i32::from(refuse_membarrier().is_err()));
+        let child = fork(move || i32::from(refuse(call).is_err()));
         if child.wait().code() == Some(0) { Ok(()) } else { Err("a seccomp filter is not permitted".to_owned()) }
     });
-    refused.map_err(|why| skip("processes without membarrier", &why)).is_ok()
+    refused.map_err(|why| skip(skipped, &why)).is_ok()
+}
+
+fn may_refuse_membarrier() -> bool {
+    may_refuse(libc::SYS_membarrier, "processes without membarrier")
 }
 
 /// Rests for up to 8 ms, so that the other side is found spinning, asleep on the futex or parked.
@@ -129,6 +138,68 @@ fn a_process_to_which_membarrier_is_refused_later_loses_a_second_at_most_once() 
     // Once on either side.
     assert!(client.wait().code().is_some_and(|late| late <= 2));
     server.succeeds();
+}
+
+#[test]
+fn a_process_to_which_memory_files_are_refused_makes_pipes_in_dev_shm_or_is_told() {
+    let _alone = alone();
+    let _watchdog = watchdog(60);
+    if !may_refuse(libc::SYS_memfd_create, "processes without memory files") {
+        return;
+    }
+    let refused = || refuse(libc::SYS_memfd_create).unwrap();
+    if cfg!(not(feature = "posix-shm")) {
+        fork(move || {
+            refused();
+            for error in [ringpipe::pipe().map(drop).unwrap_err(), ringpipe::mpmc::simplex().map(drop).unwrap_err()] {
+                assert!(matches!(&error, BuildError::Io(e) if e.raw_os_error() == Some(libc::EPERM)), "{error}");
+            }
+            0
+        })
+        .succeeds();
+        return;
+    }
+    let names = || std::fs::read_dir("/dev/shm").unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    let before = names();
+    fork(move || {
+        refused();
+        let open = open_fds();
+        {
+            let (mine, theirs) = Builder::new().capacity(64 << 10).pipe().unwrap();
+            assert_eq!(names(), before, "no name, not even for a while");
+            let (here, there) = UnixStream::pair().unwrap();
+            let kept = (mine, theirs, here);
+            let (server, (mine, theirs, here)) =
+                fork_split(kept, there, |there| serve(Connection::recv_from(&there).unwrap()));
+            theirs.send_to(&here).unwrap();
+            assert_eq!(converse(mine), 0, "late answers");
+            server.succeeds();
+
+            // Longer than the ring, by its windows, and from a process of its own.
+            let (receiver, sender) = Builder::new().capacity(64 << 10).mpmc().unwrap();
+            let message = numbered(3 << 20);
+            let (sending, receiver) =
+                fork_split(receiver, sender, |sender| i32::from(sender.send_bytes(&numbered(3 << 20)).is_err()));
+            assert_eq!(receiver.recv_bytes().unwrap(), message);
+            assert!(matches!(receiver.recv_bytes(), Err(RecvError::Disconnected)));
+            sending.succeeds();
+        }
+        assert_eq!(open_fds(), open);
+        0
+    })
+    .succeeds();
+
+    // Who has memory files takes nothing less, whoever it is from.
+    let (here, there) = UnixStream::pair().unwrap();
+    let (made, here) = fork_split(here, there, move |there| {
+        refused();
+        let (_mine, theirs) = ringpipe::pipe().unwrap();
+        theirs.send_to(&there).unwrap();
+        0
+    });
+    let what = Connection::recv_from(&here).map(drop);
+    assert!(matches!(what, Err(AttachError::NotSealed)), "{what:?}");
+    made.succeeds();
 }
 
 /// Enters namespaces of its own, with next to nothing in `/dev/shm`, and with processes that are numbered anew.

@@ -7,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs::File;
 use std::io::{IoSlice, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -274,6 +274,11 @@ fn memory_whose_size_could_change_is_refused() {
     file.write_all(&header()).unwrap();
     file.set_len(GOOD_LEN).unwrap();
     assert!(not_sealed(&file.into()), "a file");
+    // Which the feature `posix-shm` takes, but only where the kernel refuses memory files.
+    let mut file = File::options().read(true).write(true).custom_flags(libc::O_TMPFILE).open("/dev/shm").unwrap();
+    file.write_all(&header()).unwrap();
+    file.set_len(GOOD_LEN).unwrap();
+    assert!(not_sealed(&file.into()), "POSIX shared memory");
     assert!(not_sealed(&File::options().read(true).write(true).open("/dev/zero").unwrap().into()), "a device");
     assert!(not_sealed(&UnixStream::pair().unwrap().0.into()), "a socket");
 }
