@@ -45,66 +45,7 @@
 //!
 //! Sending and receiving messages has four forms each: plain (waits), `try_` (does not), `_timeout` and `_deadline`.
 //!
-//! # By name
-//!
-//! Processes that are not each other's parent or child find each other by a name: a word, among those of their user, or the path of a socket.
-//! Serve clients, with a pipe for each:
-//!
-//! ```
-//! use ringpipe::{Connection, Listener, connect};
-//! use std::time::Duration;
-//!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let dir = std::env::temp_dir().join(format!("ringpipe-doc-{}", std::process::id()));
-//! # std::fs::create_dir(&dir)?;
-//! # let name = &dir.join("squares");
-//! // The server. `name` may be "squares", or "/run/service/squares".
-//! let mut listener = Listener::bind(name)?;
-//! let server = std::thread::spawn(move || {
-//!     let (mut connection, client) = listener.accept().unwrap();
-//!     println!("process {:?} of user {}", client.pid(), client.uid());
-//!     while let Ok(number) = connection.recv::<u64>() {
-//!         connection.send(&(number * number)).unwrap();
-//!     }
-//! });
-//!
-//! // A client: waits up to five seconds for the server to be there.
-//! let mut connection: Connection = connect(name, Duration::from_secs(5))?;
-//! connection.send(&12_u64)?;
-//! assert_eq!(connection.recv::<u64>()?, 144);
-//! # drop(connection);
-//! # server.join().unwrap();
-//! # std::fs::remove_dir(&dir)?; // is empty
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! Or share a queue, which any number of senders and receivers join:
-//!
-//! ```
-//! use ringpipe::{connect, mpmc};
-//! use std::time::Duration;
-//!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let dir = std::env::temp_dir().join(format!("ringpipe-doc-shared-{}", std::process::id()));
-//! # std::fs::create_dir(&dir)?;
-//! # let name = &dir.join("jobs");
-//! # let timeout = Duration::from_secs(5);
-//! // Whoever keeps the queue; it can send and receive as well.
-//! let mut queue = mpmc::Listener::bind(name)?;
-//! let jobs = queue.receiver().clone();
-//! std::thread::spawn(move || eprintln!("{}", queue.serve()));
-//!
-//! // Any process:
-//! let sender: mpmc::Sender = connect(name, timeout)?;
-//! sender.send_bytes(b"a job")?;
-//! assert_eq!(jobs.recv_bytes()?, b"a job");
-//! # std::fs::remove_dir_all(&dir)?;
-//! # Ok(())
-//! # }
-//! ```
-//!
-//! Only processes of the same user, and of the superuser, get anything, unless others are allowed; each side asks the kernel who the other is.
+//! The [guide](mod@guide) shows how, by programs: workers, queues, servers, event loops, and what happens when a process dies.
 //!
 //! # What is promised
 //!
@@ -176,6 +117,8 @@ mod error;
 pub mod fuzzing;
 mod gather;
 mod greeting;
+#[doc = include_str!("guide.md")]
+pub mod guide {}
 mod handover;
 mod layout;
 mod listener;
