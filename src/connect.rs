@@ -138,22 +138,28 @@ impl Connector {
             Err(e) if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {}
             Err(e) => return Err(failed(e)),
         }
-        let name = || name.to_owned();
-        let ours = handover::kind_name::<E>();
-        match greeting::await_answer(socket.as_fd(), deadline).map_err(failed)? {
-            Answer::End(frame, fds) => Ok(Attempt::End(handover::unpack(frame, fds)?)),
-            Answer::Nothing => Ok(Attempt::Again("its owner goes away without an answer")),
-            Answer::Late => Ok(Attempt::Again("its owner does not accept anybody")),
-            Answer::Version(theirs) => Err(ConnectError::Version { name: name(), ours: greeting::VERSION, theirs }),
-            Answer::WrongEnd(theirs) => Err(ConnectError::WrongEnd { name: name(), ours, theirs }),
-            Answer::NotAllowed => Err(ConnectError::NotAllowed { name: name() }),
-            Answer::Failed(error) => Err(ConnectError::Listener { name: name(), error }),
-            Answer::Nonsense => Err(ConnectError::NotAListener { name: name() }),
-        }
+        let answer = greeting::await_answer(socket.as_fd(), deadline).map_err(failed)?;
+        answered(name, answer)
     }
 }
 
-enum Attempt<E> {
+/// What comes of what a listener said.
+pub(crate) fn answered<E: End>(name: &Path, answer: Answer) -> Result<Attempt<E>, ConnectError> {
+    let name = || name.to_owned();
+    let ours = handover::kind_name::<E>();
+    match answer {
+        Answer::End(frame, fds) => Ok(Attempt::End(handover::unpack(frame, fds)?)),
+        Answer::Nothing => Ok(Attempt::Again("its owner goes away without an answer")),
+        Answer::Late => Ok(Attempt::Again("its owner does not accept anybody")),
+        Answer::Version(theirs) => Err(ConnectError::Version { name: name(), ours: greeting::VERSION, theirs }),
+        Answer::WrongEnd(theirs) => Err(ConnectError::WrongEnd { name: name(), ours, theirs }),
+        Answer::NotAllowed => Err(ConnectError::NotAllowed { name: name() }),
+        Answer::Failed(error) => Err(ConnectError::Listener { name: name(), error }),
+        Answer::Nonsense => Err(ConnectError::NotAListener { name: name() }),
+    }
+}
+
+pub(crate) enum Attempt<E> {
     End(E),
     /// What is missing.
     Again(&'static str),

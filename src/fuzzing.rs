@@ -1,18 +1,21 @@
 //! What the fuzz targets need beyond the public interface. Exists in fuzzing builds only, and promises nothing.
 //!
 //! [`Ring`] is both sides of one ring on plain memory, with the words that a killed writer leaves. [`Pipe`] makes real ends again and again
-//! on memory that was mapped once, since making and closing a pipe costs more than what is to be tried on it. [`many`] has both for many.
+//! on memory that was mapped once, since making and closing a pipe costs more than what is to be tried on it. [`many`] has both for many. [`answered`]
+//! is a client by name without a name.
 
 pub mod many;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bell;
+use crate::connect::{self, Attempt};
 use crate::copy::{copy, copy_in};
 use crate::deadline::Deadline;
+use crate::error::ConnectError;
 use crate::layout::{Control, Geometry, RINGS_AT};
 use crate::receiver::Receiver;
 use crate::ring::spsc::{Claim, Look, Reader, Record, Writer};
@@ -20,7 +23,24 @@ use crate::ring::{self, Data};
 use crate::segment::Segment;
 use crate::sender::Sender;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-use crate::sys;
+use crate::{End, bell, greeting, handover, sys};
+
+/// What a client that wants such an end makes of what a listener has said so far: an end, nothing yet (as a time-out), or why not.
+pub fn answered<E: End>(socket: &OwnedFd) -> Result<Option<E>, ConnectError> {
+    let name = Path::new("fuzzed");
+    let answer = greeting::await_answer(socket.as_fd(), Deadline::NOW);
+    let answer = answer.map_err(|error| ConnectError::Io { name: name.into(), error })?;
+    match connect::answered(name, answer)? {
+        Attempt::End(end) => Ok(Some(end)),
+        Attempt::Again(_) => Ok(None),
+    }
+}
+
+/// The frame of an end, and copies of its descriptors.
+pub fn packed<E: End>(end: &E) -> (Vec<u8>, Vec<OwnedFd>) {
+    let (frame, fds) = handover::pack(end);
+    (frame.into(), fds.iter().map(|fd| fd.try_clone_to_owned().expect("descriptors")).collect())
+}
 
 /// Bytes of a record's header.
 pub const HEADER: usize = ring::HEADER;

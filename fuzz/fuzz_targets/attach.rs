@@ -8,7 +8,6 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::mem::MaybeUninit;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -18,9 +17,9 @@ use std::time::Duration;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use ringpipe::{AttachError, Connection, End, Receiver, RecvIntoError, Sender};
-use ringpipe_fuzz::Allocated;
+use ringpipe_fuzz::{Allocated, lowest_free_descriptor, send_with_fds};
 
-const MAX_FDS: usize = 6;
+const MAX_FDS: usize = ringpipe_fuzz::MAX_FDS;
 /// No memory file chooses more than the messages used here take.
 const MAX_ALLOCATION: usize = 1 << 20;
 const VARIABLE: &str = "FUZZED_PIPE";
@@ -187,11 +186,6 @@ fuzz_target!(|input: Input| {
     assert_eq!(lowest_free_descriptor(), free, "a descriptor was left behind");
 });
 
-/// The number that the next descriptor would have.
-fn lowest_free_descriptor() -> RawFd {
-    null().as_raw_fd()
-}
-
 /// What the memory file is, as the kernel and its header say just before it is handed over.
 struct Judged {
     sealed: bool,
@@ -268,7 +262,7 @@ fn attach<E: End>(input: &Input, fds: Vec<OwnedFd>) -> Result<E, AttachError> {
             let (here, there) = UnixStream::pair().expect("a socket");
             let at = input.split.map_or(frame.len(), |at| usize::from(at).min(frame.len()));
             let (first, rest) = frame.split_at(at);
-            send(&here, first, &fds);
+            send_with_fds(&here, first, &fds);
             (&here).write_all(rest).expect("an empty socket");
             (&here).write_all(&input.more).expect("a nearly empty socket");
             drop((here, fds));
@@ -469,35 +463,4 @@ impl Fd {
 
 fn null() -> OwnedFd {
     File::open("/dev/null").expect("it is everywhere").into()
-}
-
-/// Sends bytes with any number of descriptors attached.
-fn send(socket: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) {
-    if bytes.is_empty() {
-        return;
-    }
-    let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-    // Aligned as a `cmsghdr` has to be, and large enough for the header and all descriptors.
-    let mut control = [MaybeUninit::<u64>::zeroed(); 8];
-    let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    // SAFETY: all pointers in the message lead to locals that outlive the call; `control` has room for `CMSG_SPACE` of MAX_FDS
-    // numbers, which the assertion checks.
-    let sent = unsafe {
-        let mut message: libc::msghdr = std::mem::zeroed();
-        message.msg_iov = &mut iov;
-        message.msg_iovlen = 1;
-        if !numbers.is_empty() {
-            let size = size_of_val(numbers.as_slice()) as u32;
-            message.msg_control = control.as_mut_ptr().cast();
-            message.msg_controllen = libc::CMSG_SPACE(size) as usize;
-            assert!(message.msg_controllen <= size_of_val(&control));
-            let header = libc::CMSG_FIRSTHDR(&message);
-            (*header).cmsg_level = libc::SOL_SOCKET;
-            (*header).cmsg_type = libc::SCM_RIGHTS;
-            (*header).cmsg_len = libc::CMSG_LEN(size) as usize;
-            std::ptr::copy_nonoverlapping(numbers.as_ptr(), libc::CMSG_DATA(header).cast(), numbers.len());
-        }
-        libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL)
-    };
-    assert_eq!(sent, bytes.len() as isize, "{}", io::Error::last_os_error());
 }

@@ -4,6 +4,11 @@
 #![cfg(fuzzing)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -160,4 +165,45 @@ pub fn guard_many(memory: &many::Memory) {
 #[unsafe(no_mangle)]
 extern "C" fn __asan_default_options() -> *const std::ffi::c_char {
     c"detect_stack_use_after_return=0:quarantine_size_mb=16".as_ptr()
+}
+
+// --- descriptors -----------------------------------------------------------------------------------------
+
+/// The number that the next descriptor would have.
+pub fn lowest_free_descriptor() -> RawFd {
+    File::open("/dev/null").expect("it is everywhere").as_raw_fd()
+}
+
+/// The most descriptors that are sent at once.
+pub const MAX_FDS: usize = 6;
+
+/// Sends bytes with so many descriptors attached, [`MAX_FDS`] at most. No bytes carry none.
+pub fn send_with_fds(socket: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) {
+    if bytes.is_empty() {
+        return;
+    }
+    let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    // Aligned as a `cmsghdr` has to be, and large enough for the header and all descriptors.
+    let mut control = [MaybeUninit::<u64>::zeroed(); 8];
+    let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: all pointers in the message lead to locals that outlive the call; `control` has room for `CMSG_SPACE` of MAX_FDS
+    // numbers, which the assertion checks.
+    let sent = unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        message.msg_iov = &mut iov;
+        message.msg_iovlen = 1;
+        if !numbers.is_empty() {
+            let size = size_of_val(numbers.as_slice()) as u32;
+            message.msg_control = control.as_mut_ptr().cast();
+            message.msg_controllen = libc::CMSG_SPACE(size) as usize;
+            assert!(message.msg_controllen <= size_of_val(&control));
+            let header = libc::CMSG_FIRSTHDR(&message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(size) as usize;
+            std::ptr::copy_nonoverlapping(numbers.as_ptr(), libc::CMSG_DATA(header).cast(), numbers.len());
+        }
+        libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL)
+    };
+    assert_eq!(sent, bytes.len() as isize, "{}", io::Error::last_os_error());
 }
