@@ -45,6 +45,10 @@ pub(crate) struct Place {
     name: PathBuf,
     /// As a user would write it.
     shown: PathBuf,
+    /// Of the user's own directory, where something is to be made in it: as long as it is locked, what tidies up directories of temporary files by age
+    /// (`systemd-tmpfiles`) leaves it alone, to which the socket looks unused.
+    #[expect(dead_code, reason = "it is locked as long as it is open")]
+    kept: Option<OwnedFd>,
 }
 
 impl Place {
@@ -82,11 +86,13 @@ impl Place {
             Some(at) => {
                 let dir = Path::new(std::ffi::OsStr::from_bytes(&bytes[..=at]));
                 let opened = sys::open_dir(dir).map_err(|error| NameError::Directory { path: dir.into(), error })?;
-                Ok(Place { dir: opened, name: last, shown: name.into() })
+                Ok(Place { dir: opened, name: last, shown: name.into(), kept: None })
             }
             None => {
                 let (dir, path) = own_dir(make)?;
-                Ok(Place { dir, shown: path.join(&last), name: last })
+                // Where it cannot be had, because it is just being tidied up, what is new is not too old.
+                let kept = if make { sys::share_lock(dir.as_fd()).ok() } else { None };
+                Ok(Place { dir, shown: path.join(&last), name: last, kept })
             }
         }
     }

@@ -75,6 +75,13 @@ pub(crate) fn open_dir_in(dir: BorrowedFd<'_>, name: &Path) -> io::Result<OwnedF
     Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
 }
 
+/// Locks a directory, together with others who do the same, for as long as what is returned is open. Does not wait.
+pub(crate) fn share_lock(dir: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let opened = rustix::fs::openat(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::fs::flock(&opened, FlockOperation::NonBlockingLockShared)?;
+    Ok(opened)
+}
+
 /// Makes a directory that is for this user only, unless the name is taken.
 pub(crate) fn make_dir_in(dir: BorrowedFd<'_>, name: &Path) -> io::Result<()> {
     match rustix::fs::mkdirat(dir, name, Mode::RWXU) {
