@@ -17,6 +17,44 @@ use crate::name::{Claim, Place};
 use crate::pipe::Builder;
 use crate::reception::Reception;
 
+/// The four forms of `accept`, on top of `accept_until`.
+macro_rules! accept_forms {
+    ($(#[$docs:meta])+ $accepted:ty) => {
+        $(#[$docs])+
+        pub fn accept(&mut self) -> Result<$accepted, AcceptError> {
+            self.accept_until(Deadline::NEVER)
+        }
+
+        /// As [`accept`](Self::accept), without waiting.
+        ///
+        /// # Errors
+        ///
+        /// As [`accept`](Self::accept), and [`AcceptError::Empty`].
+        pub fn try_accept(&mut self) -> Result<$accepted, AcceptError> {
+            self.accept_until(Deadline::NOW)
+        }
+
+        /// As [`accept`](Self::accept), waiting for at most `timeout`.
+        ///
+        /// # Errors
+        ///
+        /// As [`accept`](Self::accept), and [`AcceptError::TimedOut`].
+        pub fn accept_timeout(&mut self, timeout: Duration) -> Result<$accepted, AcceptError> {
+            self.accept_until(Deadline::after(timeout))
+        }
+
+        /// As [`accept`](Self::accept), waiting until `deadline`.
+        ///
+        /// # Errors
+        ///
+        /// As [`accept_timeout`](Self::accept_timeout).
+        pub fn accept_deadline(&mut self, deadline: Instant) -> Result<$accepted, AcceptError> {
+            self.accept_until(Deadline::instant(deadline))
+        }
+    };
+}
+pub(crate) use accept_forms;
+
 /// Hands a fresh duplex pipe to each process that [connects](crate::connect) to a name. Follows `multiprocessing.connection.Listener`.
 ///
 /// A name without a `/` (`jobs`) is one among those of this user: it lies in a directory that only the user may enter, `ringpipe` in
@@ -78,43 +116,16 @@ impl Listener {
         ListenerBuilder::new()
     }
 
-    /// Waits for a client, makes a pipe, and gives it one end. The other is returned, with who the client is.
-    ///
-    /// A client that is gone by then leaves a connection that is at its end of file, or is passed over.
-    ///
-    /// # Errors
-    ///
-    /// [`AcceptError::Io`] and [`AcceptError::Build`] out of descriptors or memory. The listener goes on listening, and whoever wants to connect is
-    /// not lost unless it was told so.
-    pub fn accept(&mut self) -> Result<(Connection, Peer), AcceptError> {
-        self.accept_until(Deadline::NEVER)
-    }
-
-    /// As [`accept`](Self::accept), without waiting.
-    ///
-    /// # Errors
-    ///
-    /// As [`accept`](Self::accept), and [`AcceptError::Empty`].
-    pub fn try_accept(&mut self) -> Result<(Connection, Peer), AcceptError> {
-        self.accept_until(Deadline::NOW)
-    }
-
-    /// As [`accept`](Self::accept), waiting for at most `timeout`.
-    ///
-    /// # Errors
-    ///
-    /// As [`accept`](Self::accept), and [`AcceptError::TimedOut`].
-    pub fn accept_timeout(&mut self, timeout: Duration) -> Result<(Connection, Peer), AcceptError> {
-        self.accept_until(Deadline::after(timeout))
-    }
-
-    /// As [`accept`](Self::accept), waiting until `deadline`.
-    ///
-    /// # Errors
-    ///
-    /// As [`accept_timeout`](Self::accept_timeout).
-    pub fn accept_deadline(&mut self, deadline: Instant) -> Result<(Connection, Peer), AcceptError> {
-        self.accept_until(Deadline::instant(deadline))
+    accept_forms! {
+        /// Waits for a client, makes a pipe, and gives it one end. The other is returned, with who the client is.
+        ///
+        /// A client that is gone by then leaves a connection that is at its end of file, or is passed over.
+        ///
+        /// # Errors
+        ///
+        /// [`AcceptError::Io`] and [`AcceptError::Build`] out of descriptors or memory. The listener goes on listening, and whoever wants to connect is
+        /// not lost unless it was told so.
+        (Connection, Peer)
     }
 
     /// Accepts one client after the other, for ever. After an error it goes on; out of descriptors, that is the same error at once.

@@ -10,7 +10,7 @@ use crate::deadline::Deadline;
 use crate::error::{AcceptError, ListenError};
 use crate::greeting::Peer;
 use crate::handover;
-use crate::listener::ListenerBuilder;
+use crate::listener::{ListenerBuilder, accept_forms};
 use crate::reception::Reception;
 
 /// Lets any process that [connects](crate::connect) to a name join one pipe for many, as a [`Sender`] or as a [`Receiver`].
@@ -73,40 +73,13 @@ impl Listener {
         ListenerBuilder::new().bind_mpmc(name)
     }
 
-    /// Waits for a client, and lets it join. Returns as what, and who it is.
-    ///
-    /// # Errors
-    ///
-    /// As [`crate::Listener::accept`].
-    pub fn accept(&mut self) -> Result<(Role, Peer), AcceptError> {
-        self.accept_until(Deadline::NEVER)
-    }
-
-    /// As [`accept`](Self::accept), without waiting.
-    ///
-    /// # Errors
-    ///
-    /// As [`accept`](Self::accept), and [`AcceptError::Empty`].
-    pub fn try_accept(&mut self) -> Result<(Role, Peer), AcceptError> {
-        self.accept_until(Deadline::NOW)
-    }
-
-    /// As [`accept`](Self::accept), waiting for at most `timeout`.
-    ///
-    /// # Errors
-    ///
-    /// As [`accept`](Self::accept), and [`AcceptError::TimedOut`].
-    pub fn accept_timeout(&mut self, timeout: Duration) -> Result<(Role, Peer), AcceptError> {
-        self.accept_until(Deadline::after(timeout))
-    }
-
-    /// As [`accept`](Self::accept), waiting until `deadline`.
-    ///
-    /// # Errors
-    ///
-    /// As [`accept_timeout`](Self::accept_timeout).
-    pub fn accept_deadline(&mut self, deadline: Instant) -> Result<(Role, Peer), AcceptError> {
-        self.accept_until(Deadline::instant(deadline))
+    accept_forms! {
+        /// Waits for a client, and lets it join. Returns as what, and who it is.
+        ///
+        /// # Errors
+        ///
+        /// As [`crate::Listener::accept`].
+        (Role, Peer)
     }
 
     /// Lets everybody join who comes, until something goes wrong. It can be called again then.
