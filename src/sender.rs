@@ -418,23 +418,13 @@ impl Sender {
         if deadline.is_immediate() {
             self.room_for_stream(len, chunk, deadline)?;
         }
-        let total = (len as u64).to_le_bytes();
-        let first = chunk - total.len();
-        let claim = self.claim(chunk, deadline)?;
-        let payload = self.writer.payload(claim);
-        // SAFETY: the claim is for `chunk` bytes: the total, and `first` bytes of the message, which has more.
-        unsafe {
-            copy_in(&total, payload);
-            gather.copy_to(payload.add(total.len()), first);
-        }
-        self.finish(claim, Kind::First, chunk);
-        let mut left = len - first;
+        let claim = self.claim(self.part_len(len, len), deadline)?;
+        let mut left = len - self.put_part(claim, &mut gather, len, len);
         while left > 0 {
             if self.waiter.bell.is_gone() {
                 return Err(SendError::Disconnected);
             }
-            let part = left.min(chunk);
-            let claim = match self.claim(part, deadline) {
+            let claim = match self.claim(self.part_len(len, left), deadline) {
                 Ok(claim) => claim,
                 Err(e) => {
                     self.writer.abort();
@@ -442,12 +432,31 @@ impl Sender {
                     return Err(e);
                 }
             };
-            // SAFETY: the claim is for `part` bytes, and the parts have as many left.
-            unsafe { gather.copy_to(self.writer.payload(claim), part) };
-            self.finish(claim, Kind::More, part);
-            left -= part;
+            left -= self.put_part(claim, &mut gather, len, left);
         }
         Ok(())
+    }
+
+    /// Bytes in the record that comes next in a long message of `len` bytes, of which `left` have not been sent.
+    fn part_len(&self, len: usize, left: usize) -> usize {
+        let chunk = self.writer.data().stream_chunk();
+        // The first carries the total as well, and is never the last.
+        if left == len { chunk } else { left.min(chunk) }
+    }
+
+    /// Sends that record, into a claim of [`part_len`](Self::part_len). Returns how many bytes of the message are in it.
+    fn put_part(&mut self, claim: Claim, gather: &mut Gather<'_>, len: usize, left: usize) -> usize {
+        let part = self.part_len(len, left);
+        let total = (len as u64).to_le_bytes();
+        let (kind, before) = if left == len { (Kind::First, total.len()) } else { (Kind::More, 0) };
+        let payload = self.writer.payload(claim);
+        // SAFETY: the claim is for `part` bytes: the total, if it is the first, and bytes of the message, which has as many left.
+        unsafe {
+            copy_in(&total[..before], payload);
+            gather.copy_to(payload.add(before), part - before);
+        }
+        self.finish(claim, kind, part);
+        part - before
     }
 
     /// Whether a long message, with all its headers, fits in the ring without waiting.
