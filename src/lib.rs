@@ -185,6 +185,8 @@ mod sender;
 mod spin;
 mod sync;
 mod sys;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 #[cfg(feature = "serde")]
 mod typed;
 mod wait;

@@ -521,6 +521,50 @@ impl Sender {
     }
 }
 
+/// For who must not wait, but be told when to go on.
+#[cfg(feature = "tokio")]
+impl Sender {
+    /// Sends what there is room for of a message of which `sent` bytes have been sent, at most a ring of it. True once that is all of it. Neither waits nor asks
+    /// the kernel.
+    pub(crate) fn send_some(&mut self, message: &[u8], sent: &mut usize) -> Result<bool, SendError> {
+        if *sent == 0 && self.push(message) {
+            return Ok(true);
+        }
+        if self.waiter.bell.is_gone() {
+            return Err(SendError::Disconnected);
+        }
+        let len = message.len();
+        if len <= self.max_reserve() {
+            let Some(claim) = self.writer.claim(len) else { return Ok(false) };
+            // SAFETY: the claim is for as many bytes as the message has; the ring never overlaps a caller's slice.
+            unsafe { copy_in(message, self.writer.payload(claim)) };
+            self.finish(claim, Kind::Data, len);
+            return Ok(true);
+        }
+        let rest = [IoSlice::new(&message[*sent..])];
+        let (mut gather, end) = (Gather::new(&rest), len.min(*sent + self.capacity()));
+        while *sent < end {
+            let left = len - *sent;
+            let Some(claim) = self.writer.claim(self.part_len(len, left)) else { break };
+            *sent += self.put_part(claim, &mut gather, len, left);
+        }
+        Ok(*sent == len)
+    }
+
+    /// Takes back what [`send_some`](Self::send_some) has sent of a message.
+    pub(crate) fn take_back(&mut self) {
+        self.writer.abort();
+        self.waiter.notify();
+    }
+
+    /// What there is to wait with for room for the next record of such a message, and whether it is there.
+    pub(crate) fn waiting(&mut self, len: usize, sent: usize) -> (&mut Waiter, impl FnMut() -> bool) {
+        let next = if len <= self.max_reserve() { len } else { self.part_len(len, len - sent) };
+        let (writer, enough) = (&self.writer, record_len(next) + SPARE);
+        (&mut self.waiter, move || writer.room() >= enough)
+    }
+}
+
 impl AsFd for Sender {
     /// A descriptor that is readable when every copy of the receiving end is closed. It may rarely be readable for nothing, until
     /// [`is_disconnected`](Sender::is_disconnected) is asked.
