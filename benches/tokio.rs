@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_micros(500);
 
 fn main() {
     let quick = std::env::args().any(|arg| arg == "--quick");
-    let (rounds, busy, idle) = if quick { (3, 20_000, 100) } else { (9, 100_000, 1_000) };
+    let (rounds, busy, idle) = if quick { (3, 20_000, 100) } else { (9, 30_000, 500) };
     println!("| runtime | | ringpipe, µs | UnixStream, µs | ratio (of each round) |");
     println!("| --- | --- | ---: | ---: | ---: |");
     for (runtime, threads) in [("one thread", 0), ("one worker", 1)] {

@@ -32,7 +32,7 @@
 //! been paying off; then it has the runtime watch the end's descriptor. Only while it does, the other side makes a system call to wake it, one for
 //! each such wait.
 //!
-//! There are no forms with a time-out: [`tokio::time::timeout`](::tokio::time::timeout) does the same, since a call can be given up at any time.
+//! There are no forms with a time-out: [`tokio::time::timeout`](https://docs.rs/tokio/latest/tokio/time/fn.timeout.html) does the same, since a call can be given up at any time.
 //!
 //! # Giving up
 //!
@@ -43,7 +43,7 @@
 //! | any receive | nothing was consumed. What had arrived of a long message is kept for the next receive. |
 //! | a send | nothing was sent. What the receiver had got of a long message is taken back: it sees nothing of it. |
 //! | [`readable`](Receiver::readable) | nothing. |
-//! | a send to the end as a [`Sink`](futures_sink::Sink) | the message is sent by what comes next: the next send or flush. |
+//! | a send to the end as a [`Sink`] | the message is sent by what comes next: the next send or flush. |
 //!
 //! Dropping an end never waits.
 //!
