@@ -34,7 +34,7 @@ pub enum SendError {
     #[error("the value cannot be encoded: {0}")]
     Encode(#[source] CodecError),
     /// A system call failed: when sending a pipe end; through a pipe for many, when sending a long message, or in a forked child that cannot take
-    /// part.
+    /// part; and if the runtime of an end for tokio is shut down.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -98,6 +98,9 @@ pub enum RecvError {
     /// A pipe end arrived that cannot be used. It has been consumed; receiving can go on. Or a forked child cannot take part in a pipe for many.
     #[error(transparent)]
     Attach(#[from] AttachError),
+    /// The descriptor could not be watched: the runtime of an end for tokio is shut down. Nothing was consumed.
+    #[error("cannot wait for a message: {0}")]
+    Io(#[from] io::Error),
 }
 
 /// Why [`recv_bytes_into`](crate::Receiver::recv_bytes_into) returned no message.
@@ -456,6 +459,7 @@ impl From<RecvError> for io::Error {
             RecvError::Ended | RecvError::IsEnd | RecvError::IsBytes => io::ErrorKind::InvalidInput,
             RecvError::TooLong { .. } | RecvError::Corrupt | RecvError::Decode(_) => io::ErrorKind::InvalidData,
             RecvError::Attach(_) => io::ErrorKind::InvalidData,
+            RecvError::Io(inner) => inner.kind(),
         };
         io::Error::new(kind, e)
     }

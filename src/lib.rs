@@ -41,6 +41,7 @@
 //! | many short messages in a row | [`Sender::batch`], [`Receiver::recv_batch`] |
 //! | no copy | [`Sender::reserve`], [`Receiver::recv_guard`] |
 //! | whatever comes first, of many ends and of sockets | [`wait()`] |
+//! | tasks of tokio | `ringpipe::tokio` (feature `tokio`): ends with async `send` and `recv` |
 //! | an event loop | `as_fd` of a receiving end: level-triggered, only to be watched |
 //!
 //! Sending and receiving messages has four forms each: plain (waits), `try_` (does not), `_timeout` and `_deadline`.
@@ -136,6 +137,8 @@ mod sender;
 mod spin;
 mod sync;
 mod sys;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 #[cfg(feature = "serde")]
 mod typed;
 mod wait;

@@ -785,6 +785,42 @@ impl Receiver {
     }
 }
 
+/// For who must not wait, but be told when to go on.
+#[cfg(feature = "tokio")]
+impl Receiver {
+    /// What there is to wait with, and whether a `try_` form would get on.
+    pub(crate) fn waiting(&mut self) -> (&mut Waiter, impl FnMut() -> bool) {
+        let (reader, over) = (&self.reader, matches!(self.state, State::Corrupt | State::Ended { .. }));
+        (&mut self.waiter, move || over || !reader.is_empty())
+    }
+
+    /// As [`try_recv_bytes_into`](Self::try_recv_bytes_into), but for a long message. That is put together in memory of its own, where a call that goes on
+    /// with it finds it: to and from the buffer, each call would copy all that has arrived.
+    pub(crate) fn try_recv_into_once_whole(&mut self, buf: &mut [u8], offset: usize) -> Result<usize, RecvIntoError> {
+        if let Some(len) = self.take_into(buf, offset) {
+            return Ok(len);
+        }
+        let len = buf.len();
+        let buf = buf.get_mut(offset..).ok_or(RecvIntoError::BadOffset { offset, len })?;
+        let (message, room) = (self.try_recv_bytes()?, buf.len());
+        match buf.get_mut(..message.len()) {
+            Some(buf) => buf.copy_from_slice(&message),
+            None => return Err(RecvIntoError::TooShort(BufferTooShort { message, room })),
+        }
+        Ok(message.len())
+    }
+
+    /// Whether receiving has ended after an error.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.state, State::Ended { .. })
+    }
+
+    /// Tells the sender once more that receiving has ended, for when a copy of the bell was open until now.
+    pub(crate) fn end_again(&mut self) {
+        self.end();
+    }
+}
+
 impl AsFd for Receiver {
     /// A descriptor that is readable whenever something can be received or the sender is gone, for `poll`, `select`, `epoll` and the
     /// like. Level-triggered. Only to be watched: never read from it.

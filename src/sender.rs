@@ -418,23 +418,13 @@ impl Sender {
         if deadline.is_immediate() {
             self.room_for_stream(len, chunk, deadline)?;
         }
-        let total = (len as u64).to_le_bytes();
-        let first = chunk - total.len();
-        let claim = self.claim(chunk, deadline)?;
-        let payload = self.writer.payload(claim);
-        // SAFETY: the claim is for `chunk` bytes: the total, and `first` bytes of the message, which has more.
-        unsafe {
-            copy_in(&total, payload);
-            gather.copy_to(payload.add(total.len()), first);
-        }
-        self.finish(claim, Kind::First, chunk);
-        let mut left = len - first;
+        let claim = self.claim(self.part_len(len, len), deadline)?;
+        let mut left = len - self.put_part(claim, &mut gather, len, len);
         while left > 0 {
             if self.waiter.bell.is_gone() {
                 return Err(SendError::Disconnected);
             }
-            let part = left.min(chunk);
-            let claim = match self.claim(part, deadline) {
+            let claim = match self.claim(self.part_len(len, left), deadline) {
                 Ok(claim) => claim,
                 Err(e) => {
                     self.writer.abort();
@@ -442,12 +432,31 @@ impl Sender {
                     return Err(e);
                 }
             };
-            // SAFETY: the claim is for `part` bytes, and the parts have as many left.
-            unsafe { gather.copy_to(self.writer.payload(claim), part) };
-            self.finish(claim, Kind::More, part);
-            left -= part;
+            left -= self.put_part(claim, &mut gather, len, left);
         }
         Ok(())
+    }
+
+    /// Bytes in the record that comes next in a long message of `len` bytes, of which `left` have not been sent.
+    fn part_len(&self, len: usize, left: usize) -> usize {
+        let chunk = self.writer.data().stream_chunk();
+        // The first carries the total as well, and is never the last.
+        if left == len { chunk } else { left.min(chunk) }
+    }
+
+    /// Sends that record, into a claim of [`part_len`](Self::part_len). Returns how many bytes of the message are in it.
+    fn put_part(&mut self, claim: Claim, gather: &mut Gather<'_>, len: usize, left: usize) -> usize {
+        let part = self.part_len(len, left);
+        let total = (len as u64).to_le_bytes();
+        let (kind, before) = if left == len { (Kind::First, total.len()) } else { (Kind::More, 0) };
+        let payload = self.writer.payload(claim);
+        // SAFETY: the claim is for `part` bytes: the total, if it is the first, and bytes of the message, which has as many left.
+        unsafe {
+            copy_in(&total[..before], payload);
+            gather.copy_to(payload.add(before), part - before);
+        }
+        self.finish(claim, kind, part);
+        part - before
     }
 
     /// Whether a long message, with all its headers, fits in the ring without waiting.
@@ -509,6 +518,50 @@ impl Sender {
         })?;
         self.finish(claim, Kind::End, frame.len());
         Ok(())
+    }
+}
+
+/// For who must not wait, but be told when to go on.
+#[cfg(feature = "tokio")]
+impl Sender {
+    /// Sends what there is room for of a message of which `sent` bytes have been sent, at most a ring of it. True once that is all of it. Neither waits nor asks
+    /// the kernel.
+    pub(crate) fn send_some(&mut self, message: &[u8], sent: &mut usize) -> Result<bool, SendError> {
+        if *sent == 0 && self.push(message) {
+            return Ok(true);
+        }
+        if self.waiter.bell.is_gone() {
+            return Err(SendError::Disconnected);
+        }
+        let len = message.len();
+        if len <= self.max_reserve() {
+            let Some(claim) = self.writer.claim(len) else { return Ok(false) };
+            // SAFETY: the claim is for as many bytes as the message has; the ring never overlaps a caller's slice.
+            unsafe { copy_in(message, self.writer.payload(claim)) };
+            self.finish(claim, Kind::Data, len);
+            return Ok(true);
+        }
+        let rest = [IoSlice::new(&message[*sent..])];
+        let (mut gather, end) = (Gather::new(&rest), len.min(*sent + self.capacity()));
+        while *sent < end {
+            let left = len - *sent;
+            let Some(claim) = self.writer.claim(self.part_len(len, left)) else { break };
+            *sent += self.put_part(claim, &mut gather, len, left);
+        }
+        Ok(*sent == len)
+    }
+
+    /// Takes back what [`send_some`](Self::send_some) has sent of a message.
+    pub(crate) fn take_back(&mut self) {
+        self.writer.abort();
+        self.waiter.notify();
+    }
+
+    /// What there is to wait with for room for the next record of such a message, and whether it is there.
+    pub(crate) fn waiting(&mut self, len: usize, sent: usize) -> (&mut Waiter, impl FnMut() -> bool) {
+        let next = if len <= self.max_reserve() { len } else { self.part_len(len, len - sent) };
+        let (writer, enough) = (&self.writer, record_len(next) + SPARE);
+        (&mut self.waiter, move || writer.room() >= enough)
     }
 }
 

@@ -53,7 +53,7 @@ pub(crate) enum Wake {
 
 /// One side's means to wait for, wake, and lose the other.
 pub(crate) struct Waiter {
-    spin: Spin,
+    pub(crate) spin: Spin,
     /// The bell tells the outside only that the other side is gone, so L1 and L2 are kept only during a wait.
     hears_death_only: bool,
     // Fields drop in order: the socket is closed before the other side is told to look at it.
@@ -172,6 +172,15 @@ impl Waiter {
             if enough() {
                 return;
             }
+        }
+    }
+
+    /// After a wait in which others listened to the bell for this side, which took `nanos`.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn stop_listening(&mut self, nanos: u64) {
+        self.spin.slept(nanos);
+        if self.hears_death_only {
+            self.bell.hush();
         }
     }
 

@@ -127,6 +127,15 @@ fn consumers_without_lock_share_every_item_exactly_once() {
     assert_lines(&output, "all", &["all 3000 items were consumed exactly once"]);
 }
 
+#[cfg(feature = "tokio")]
+#[test]
+fn async_server_answers_every_client_though_workers_are_killed() {
+    let output = run("async_server");
+    assert_lines(&output, "all", &["all 1600 answers were right"]);
+    let gone = output.lines().filter(|line| line.starts_with("server: a worker is gone")).count();
+    assert_eq!(gone, 2, "in:\n{output}");
+}
+
 #[test]
 fn work_queue_answers_every_task_though_workers_are_killed() {
     // With figures of its own, with more kills than tasks, and without any.

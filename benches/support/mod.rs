@@ -128,7 +128,7 @@ pub(crate) struct Peer<P> {
     pid: libc::pid_t,
 }
 
-impl<P: Pipe> Peer<P> {
+impl<P> Peer<P> {
     /// Only one peer may exist at a time: another one, forked later, would hold a copy of this one's end.
     pub(crate) fn fork((ours, theirs): (P, P), serve: impl FnOnce(P)) -> Peer<P> {
         let [here, there] = processors();
