@@ -41,6 +41,7 @@
 //! | many short messages in a row | [`Sender::batch`], [`Receiver::recv_batch`] |
 //! | no copy | [`Sender::reserve`], [`Receiver::recv_guard`] |
 //! | whatever comes first, of many ends and of sockets | [`wait()`] |
+//! | to see how full pipes are, and who waits | [`inspect`] |
 //! | an event loop | `as_fd` of a receiving end: level-triggered, only to be watched |
 //!
 //! Sending and receiving messages has four forms each: plain (waits), `try_` (does not), `_timeout` and `_deadline`.
@@ -169,6 +170,7 @@ pub mod fuzzing;
 mod gather;
 mod greeting;
 mod handover;
+pub mod inspect;
 mod layout;
 mod listener;
 pub mod mpmc;

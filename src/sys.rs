@@ -5,10 +5,12 @@
 
 pub(crate) mod names;
 
+use std::ffi::CStr;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
 use std::ptr::NonNull;
 
 use rustix::event::{PollFd, PollFlags};
@@ -39,12 +41,12 @@ fn timespec(nanos: u64) -> Timespec {
 
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
-/// An anonymous memory file of `len` zero bytes whose size can never change again.
-pub(crate) fn sealed_memfd(len: u64) -> io::Result<OwnedFd> {
+/// An anonymous memory file of `len` zero bytes whose size can never change again. Its name is for whoever looks into `/proc`, and need not be its alone.
+pub(crate) fn sealed_memfd(name: &CStr, len: u64) -> io::Result<OwnedFd> {
     if longest_file() < len {
         return Err(Errno::FBIG.into());
     }
-    let fd = rustix::fs::memfd_create("ringpipe", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     rustix::fs::ftruncate(&fd, len)?;
     rustix::fs::fcntl_add_seals(&fd, SEALS)?;
     Ok(fd)
@@ -64,8 +66,13 @@ pub(crate) fn sealed_len(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
 
 /// Reads what a memory file starts with; as many bytes as it has.
 pub(crate) fn read_start(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+    read_from(fd, buf, 0)
+}
+
+/// Reads once; as many bytes as there are.
+pub(crate) fn read_from(fd: BorrowedFd<'_>, buf: &mut [u8], at: u64) -> io::Result<usize> {
     loop {
-        match rustix::io::pread(fd, &mut *buf, 0) {
+        match rustix::io::pread(fd, &mut *buf, at) {
             Err(Errno::INTR) => {}
             result => return Ok(result?),
         }
@@ -104,6 +111,20 @@ pub(crate) fn read_at(fd: BorrowedFd<'_>, buf: &mut [MaybeUninit<u8>], at: u64) 
         }
     }
     Ok(())
+}
+
+/// Opens a memory file of another process, a link in whose `/proc/PID/fd` `path` is, for reading. Nothing else is opened, not even for a moment, whatever the link
+/// comes to lead to: to open a device or a named pipe may do something. Returns its name as well.
+pub(crate) fn open_memfd(path: &Path) -> io::Result<(OwnedFd, Vec<u8>)> {
+    use rustix::fs::{Mode, OFlags};
+    let found = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
+    let link = rustix::fs::readlink(&again, Vec::new())?.into_bytes();
+    let name = link.strip_prefix(b"/memfd:").and_then(|name| name.strip_suffix(b" (deleted)"));
+    match name {
+        Some(name) => Ok((rustix::fs::open(&again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?, name.to_vec())),
+        None => Err(Errno::INVAL.into()),
+    }
 }
 
 /// Gives the memory of a part of a memory file back. Where it cannot be, it stays in use until it is written over.
