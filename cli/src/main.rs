@@ -4,6 +4,7 @@
 mod bench;
 mod manual;
 mod pipes;
+mod progress;
 mod soak;
 mod transfer;
 
