@@ -13,8 +13,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use ringpipe::{
-    AcceptError, Builder, ConnectError, Connection, ListenError, Listener, RecvError, SendError, Sender, connect, mpmc,
-    simplex,
+    AcceptError, Builder, ConnectError, Connection, ListenError, Listener, RecvError, SendError, Sender, WaitStrategy,
+    connect, mpmc, simplex,
 };
 use rustix::io::Errno;
 
@@ -259,7 +259,12 @@ pub(crate) fn recv(args: &Args) -> Result<(), Failure> {
             },
         );
     }
-    let mut listener = Listener::builder().pipes(Builder::new().capacity(RING)).bind(&args.name)?;
+    let mut pipes = Builder::new().capacity(RING);
+    if !args.lines && !args.frames {
+        // A piece takes far longer than a wake-up, and who spins takes a processor from those who fill the pipe at one end or empty that at the other.
+        pipes = pipes.wait_strategy(WaitStrategy::Blocking);
+    }
+    let mut listener = Listener::builder().pipes(pipes).bind(&args.name)?;
     let (connection, _) = listener.accept_timeout(args.timeout())?;
     // The name is for this one transfer: the next one has to wait for the next `recv`.
     drop(listener);
