@@ -60,7 +60,7 @@ use crate::sync::{AtomicU32, BorrowedFd, LINGER, Ordering, OwnedFd, compiler_fen
 use crate::sys;
 use crate::wait::{PARK, SLICE, SPIN_CHECK, Wake};
 
-const ASLEEP: u32 = 1;
+pub(crate) const ASLEEP: u32 = 1;
 /// Among those asleep may be some who follow.
 const FOLLOWED: u32 = 2;
 /// A counter of sleepers, and one of wake-ups behind it.
@@ -169,7 +169,7 @@ pub(crate) fn succeed(seat: &Seat, number: Owner) {
     }
 }
 
-fn leader(word: u32) -> Option<Owner> {
+pub(crate) fn leader(word: u32) -> Option<Owner> {
     (word & LEADER).checked_sub(1).map(|number| number as Owner)
 }
 

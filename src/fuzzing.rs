@@ -20,7 +20,7 @@ use crate::layout::{Control, Geometry, RINGS_AT};
 use crate::receiver::Receiver;
 use crate::ring::spsc::{Claim, Look, Reader, Record, Writer};
 use crate::ring::{self, Data};
-use crate::segment::Segment;
+use crate::segment::{ANONYMOUS, Segment};
 use crate::sender::Sender;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::{End, bell, greeting, handover, sys};
@@ -303,7 +303,7 @@ impl Pipe {
     /// A ring of `capacity` bytes: a power of two from 4096 on.
     pub fn new(capacity: usize, spin: Duration) -> Pipe {
         let geometry = Geometry::spsc(capacity, 2, spin.as_micros() as u32);
-        let memory = Memory { segment: Arc::new(Segment::create(geometry).expect("memory for a segment")) };
+        let memory = Memory { segment: Arc::new(Segment::create(geometry, ANONYMOUS).expect("memory for a segment")) };
         let fresh_header = (0..HEADER_WORDS).map(|i| memory.word(8 * i).load(Ordering::Relaxed)).collect();
         Pipe { memory, bells: None, fresh_header }
     }

@@ -42,6 +42,7 @@
 //! | no copy | [`Sender::reserve`], [`Receiver::recv_guard`] |
 //! | whatever comes first, of many ends and of sockets | [`wait()`] |
 //! | tasks of tokio | `ringpipe::tokio` (feature `tokio`): ends with async `send` and `recv` |
+//! | to see how full pipes are, and who waits | [`inspect`] |
 //! | an event loop | `as_fd` of a receiving end: level-triggered, only to be watched |
 //!
 //! Sending and receiving messages has four forms each: plain (waits), `try_` (does not), `_timeout` and `_deadline`.
@@ -121,6 +122,7 @@ mod greeting;
 #[doc = include_str!("guide.md")]
 pub mod guide {}
 mod handover;
+pub mod inspect;
 mod layout;
 mod listener;
 pub mod mpmc;

@@ -255,7 +255,9 @@ impl ListenerBuilder {
     pub fn bind(&self, name: impl AsRef<Path>) -> Result<Listener, ListenError> {
         // What cannot be made at all is said now, and not to each client.
         drop(self.pipes.pipe()?);
-        Ok(Listener { reception: self.open(name.as_ref(), Offer::Connections)?, pipes: self.pipes.clone() })
+        let place = Place::make(name.as_ref())?;
+        let pipes = self.pipes.clone().named(&place.real_path());
+        Ok(Listener { reception: self.open(place, Offer::Connections)?, pipes })
     }
 
     /// Listens under a name, handing ends of one pipe for many to all clients.
@@ -264,14 +266,16 @@ impl ListenerBuilder {
     ///
     /// As [`Listener::bind`], and [`ListenError::Build`].
     pub fn bind_mpmc(&self, name: impl AsRef<Path>) -> Result<mpmc::Listener, ListenError> {
-        let pipe = self.pipes.mpmc()?;
-        Ok(mpmc::Listener::new(self.open(name.as_ref(), Offer::EndsForMany)?, pipe))
+        let place = Place::make(name.as_ref())?;
+        let pipe = self.pipes.clone().named(&place.real_path()).mpmc()?;
+        Ok(mpmc::Listener::new(self.open(place, Offer::EndsForMany)?, pipe))
     }
 
-    fn open(&self, name: &Path, offer: Offer) -> Result<Reception, ListenError> {
+    fn open(&self, place: Place, offer: Offer) -> Result<Reception, ListenError> {
         let mode = self.mode.unwrap_or(if self.allowed.is_empty() { 0o600 } else { 0o666 });
-        let claim = Claim::take(Place::make(name)?, mode, self.backlog)?;
+        let name = place.shown().to_owned();
+        let claim = Claim::take(place, mode, self.backlog)?;
         let opened = Reception::open(claim, self.allowed.clone(), offer);
-        opened.map_err(|error| ListenError::Io { name: name.into(), what: "watch", error })
+        opened.map_err(|error| ListenError::Io { name, what: "watch", error })
     }
 }

@@ -101,6 +101,12 @@ impl Place {
         &self.shown
     }
 
+    /// Where the name lies, as other processes know it: without symbolic links, and whatever directory they work in.
+    pub(crate) fn real_path(&self) -> PathBuf {
+        let dir = std::fs::read_link(format!("/proc/self/fd/{}", self.dir.as_raw_fd()));
+        dir.map_or_else(|_| self.shown.clone(), |dir| dir.join(&self.name))
+    }
+
     /// Whether something has the name that is no socket.
     pub(crate) fn is_occupied(&self) -> bool {
         sys::about_name(self.dir.as_fd(), &self.name).is_ok_and(|found| found.is_some_and(|found| !found.is_socket))
@@ -140,7 +146,7 @@ impl Place {
 ///
 /// In `XDG_RUNTIME_DIR` where that is a directory of this user's (it is not after `su`, for one), otherwise in `/tmp`. Nobody else may be able to
 /// put anything into it, or to have made it.
-fn own_dir(make: bool) -> Result<(OwnedFd, PathBuf), NameError> {
+pub(crate) fn own_dir(make: bool) -> Result<(OwnedFd, PathBuf), NameError> {
     let user = sys::user();
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
     let runtime = runtime.and_then(|path| {

@@ -1,6 +1,9 @@
 //! Making pipes.
 
+use std::borrow::Cow;
+use std::ffi::CStr;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +11,9 @@ use crate::connection::Connection;
 use crate::error::BuildError;
 use crate::layout::{Geometry, MAX_CAPACITY, MAX_SPIN_MICROS, MAX_WINDOW, MIN_CAPACITY, MIN_MANY_CAPACITY, WINDOWS};
 use crate::receiver::Receiver;
-use crate::segment::Segment;
+use crate::segment::{ANONYMOUS, Segment};
 use crate::sender::Sender;
-use crate::{bell, mpmc, sys};
+use crate::{bell, inspect, mpmc, sys};
 
 /// Makes a duplex pipe: two connections, each of which sends to the other. Follows `multiprocessing.Pipe()`.
 ///
@@ -60,6 +63,8 @@ pub struct Builder {
     capacity: usize,
     spin: Duration,
     prefault: bool,
+    /// Of the memory files.
+    name: Cow<'static, CStr>,
 }
 
 /// What a blocked call does until there is something: how much processor time is given for how little delay.
@@ -81,7 +86,8 @@ pub const DEFAULT_CAPACITY: usize = 256 << 10;
 
 impl Default for Builder {
     fn default() -> Builder {
-        Builder { capacity: DEFAULT_CAPACITY, spin: Duration::ZERO, prefault: false }
+        let name = Cow::Borrowed(ANONYMOUS);
+        Builder { capacity: DEFAULT_CAPACITY, spin: Duration::ZERO, prefault: false, name }
             .wait_strategy(WaitStrategy::default())
     }
 }
@@ -124,6 +130,12 @@ impl Builder {
     /// than the others (some 3 µs for each 4 KiB, on a virtual machine), and a lack of memory shows at once. Off by default. Linux before 5.14 ignores it.
     pub fn prefault(mut self, on: bool) -> Builder {
         self.prefault = on;
+        self
+    }
+
+    /// Names the pipes after a listener, for whoever [inspects](crate::inspect) them.
+    pub(crate) fn named(mut self, listener: &Path) -> Builder {
+        self.name = Cow::Owned(inspect::label(listener));
         self
     }
 
@@ -170,7 +182,7 @@ impl Builder {
     }
 
     fn create(&self, geometry: Geometry) -> io::Result<Arc<Segment>> {
-        let segment = Segment::create(geometry)?;
+        let segment = Segment::create(geometry, &self.name)?;
         if self.prefault {
             segment.populate()?;
         }

@@ -4,6 +4,7 @@
 //! sealed against any change of size, so no peer can pull pages away under a mapping (a SIGBUS). (The
 //! feature `posix-shm` gives up the latter where there are no such files.)
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
@@ -14,6 +15,19 @@ use crate::error::AttachError;
 use crate::layout::{Control, Geometry, HEADER_LEN, Header, ManyControl, Mode, RINGS_AT};
 use crate::sync::AtomicU64;
 use crate::sys;
+
+/// The name of a memory file that has none of its own.
+pub(crate) const ANONYMOUS: &CStr = c"ringpipe";
+
+/// What the header of somebody else's segment says, if it is one that can be believed to stay so: see [`Segment::attach`].
+pub(crate) fn check(fd: BorrowedFd<'_>, mode: Mode) -> Result<Geometry, AttachError> {
+    let len = sys::memory_len(fd)?.ok_or(AttachError::NotSealed)?;
+    let mut header = [0; HEADER_LEN];
+    if sys::read_start(fd, &mut header)? < HEADER_LEN {
+        return Err(AttachError::NotRingpipe);
+    }
+    Header::parse(&header, len, mode)
+}
 
 pub(crate) struct Segment {
     memory: Memory,
@@ -40,9 +54,10 @@ unsafe impl Send for Segment {}
 unsafe impl Sync for Segment {}
 
 impl Segment {
-    pub(crate) fn create(geometry: Geometry) -> io::Result<Segment> {
+    /// The name says something to whoever looks into `/proc`, and nothing to anybody else.
+    pub(crate) fn create(geometry: Geometry, name: &CStr) -> io::Result<Segment> {
         let len = geometry.segment_len();
-        let fd = sys::memory_file(geometry.file_len(), len)?;
+        let fd = sys::memory_file(name, geometry.file_len(), len)?;
         let segment = Segment { memory: Memory::map(fd, len)?, geometry };
         segment.header().write(geometry);
         Ok(segment)
@@ -66,12 +81,7 @@ impl Segment {
     ///
     /// Not before: nobody chooses how much of our address space is mapped.
     pub(crate) fn attach(fd: OwnedFd, mode: Mode) -> Result<Segment, AttachError> {
-        let len = sys::memory_len(fd.as_fd())?.ok_or(AttachError::NotSealed)?;
-        let mut header = [0; HEADER_LEN];
-        if sys::read_start(fd.as_fd(), &mut header)? < HEADER_LEN {
-            return Err(AttachError::NotRingpipe);
-        }
-        let geometry = Header::parse(&header, len, mode)?;
+        let geometry = check(fd.as_fd(), mode)?;
         Ok(Segment { memory: Memory::map(fd, geometry.segment_len())?, geometry })
     }
 

@@ -7,10 +7,12 @@ pub(crate) mod names;
 #[cfg(feature = "posix-shm")]
 mod shm;
 
+use std::ffi::CStr;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
 use std::ptr::NonNull;
 
 use rustix::event::{PollFd, PollFlags};
@@ -41,11 +43,11 @@ fn timespec(nanos: u64) -> Timespec {
 
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
-/// An anonymous memory file of `len` zero bytes, of which `mapped` are to be mapped.
+/// An anonymous memory file of `len` zero bytes, of which `mapped` are to be mapped. Its name is for whoever looks into `/proc`, and need not be its alone.
 ///
 /// Its size can never change again; but with the feature `posix-shm`, where the kernel refuses such files to this process.
 #[cfg_attr(not(feature = "posix-shm"), expect(unused_variables))]
-pub(crate) fn memory_file(len: u64, mapped: usize) -> io::Result<OwnedFd> {
+pub(crate) fn memory_file(name: &CStr, len: u64, mapped: usize) -> io::Result<OwnedFd> {
     if longest_file() < len {
         return Err(Errno::FBIG.into());
     }
@@ -53,14 +55,14 @@ pub(crate) fn memory_file(len: u64, mapped: usize) -> io::Result<OwnedFd> {
     if shm::is_needed() {
         return shm::create(len, mapped as u64);
     }
-    let fd = anonymous_file()?;
+    let fd = anonymous_file(name)?;
     rustix::fs::ftruncate(&fd, len)?;
     rustix::fs::fcntl_add_seals(&fd, SEALS)?;
     Ok(fd)
 }
 
-fn anonymous_file() -> rustix::io::Result<OwnedFd> {
-    rustix::fs::memfd_create("ringpipe", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+fn anonymous_file(name: &CStr) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
 }
 
 /// The size of what [`memory_file`] makes, or `None` where its size could still change, or its pages be missing once they were there (huge
@@ -86,8 +88,13 @@ fn sealed_len(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
 
 /// Reads what a memory file starts with; as many bytes as it has.
 pub(crate) fn read_start(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+    read_from(fd, buf, 0)
+}
+
+/// Reads once; as many bytes as there are.
+pub(crate) fn read_from(fd: BorrowedFd<'_>, buf: &mut [u8], at: u64) -> io::Result<usize> {
     loop {
-        match rustix::io::pread(fd, &mut *buf, 0) {
+        match rustix::io::pread(fd, &mut *buf, at) {
             Err(Errno::INTR) => {}
             result => return Ok(result?),
         }
@@ -126,6 +133,20 @@ pub(crate) fn read_at(fd: BorrowedFd<'_>, buf: &mut [MaybeUninit<u8>], at: u64) 
         }
     }
     Ok(())
+}
+
+/// Opens a memory file of another process, a link in whose `/proc/PID/fd` `path` is, for reading. Nothing else is opened, not even for a moment, whatever the link
+/// comes to lead to: to open a device or a named pipe may do something. Returns its name as well.
+pub(crate) fn open_memfd(path: &Path) -> io::Result<(OwnedFd, Vec<u8>)> {
+    use rustix::fs::{Mode, OFlags};
+    let found = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
+    let link = rustix::fs::readlink(&again, Vec::new())?.into_bytes();
+    let name = link.strip_prefix(b"/memfd:").and_then(|name| name.strip_suffix(b" (deleted)"));
+    match name {
+        Some(name) => Ok((rustix::fs::open(&again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?, name.to_vec())),
+        None => Err(Errno::INVAL.into()),
+    }
 }
 
 /// Gives the memory of a part of a memory file back. Where it cannot be, it stays in use until it is written over.

@@ -1,7 +1,10 @@
-//! The `ringpipe` command: measures ringpipe between two processes, against what the kernel has, puts it under stress, and
-//! sends streams by a name.
+//! The `ringpipe` command: sends streams by a name, shows the pipes that there are, measures ringpipe between two processes, against what the kernel has, and puts it
+//! under stress.
 
 mod bench;
+mod manual;
+mod pipes;
+mod progress;
 mod soak;
 mod transfer;
 
@@ -15,8 +18,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 #[command(
     name = "ringpipe",
     version,
-    about = bench::ABOUT,
-    long_about = bench::LONG_ABOUT,
+    about = ABOUT,
+    long_about = format!("{ABOUT}.\n\nWithout a command, it measures: see `ringpipe help bench`."),
     args_conflicts_with_subcommands = true
 )]
 struct Cli {
@@ -26,17 +29,11 @@ struct Cli {
     bench: bench::Args,
 }
 
+const ABOUT: &str =
+    "Pipes between processes, through shared memory: streams by name, what pipes there are, and how good they are";
+
 #[derive(Subcommand)]
 enum Command {
-    /// Measure; the same as no command at all
-    #[command(long_about = bench::LONG_ABOUT)]
-    Bench(bench::Args),
-    /// The second process of a measurement
-    #[command(name = bench::PEER, hide = true)]
-    Peer { descriptors: Vec<RawFd> },
-    /// Put pipes under stress for a given time, and verify every message
-    #[command(long_about = soak::LONG_ABOUT)]
-    Soak(soak::Args),
     /// Send standard input to the `ringpipe recv` of the same name, which is waited for
     #[command(after_help = transfer::CODES)]
     Send(transfer::Args),
@@ -45,6 +42,26 @@ enum Command {
     Recv(transfer::Args),
     /// Keep a queue under a name, for any number of `send --shared` and `recv --shared`, until killed
     Queue(transfer::QueueArgs),
+    /// Show the named pipes of this user: how full they are, how fast they go, who has them open and waits
+    #[command(after_help = pipes::HELP)]
+    Ls(pipes::Args),
+    /// Show the same again and again
+    #[command(after_help = pipes::HELP)]
+    Top(pipes::TopArgs),
+    /// Measure pipes against what the kernel has; the same as no command at all
+    #[command(long_about = bench::LONG_ABOUT)]
+    Bench(bench::Args),
+    /// Put pipes under stress for a given time, and verify every message
+    #[command(long_about = soak::LONG_ABOUT)]
+    Soak(soak::Args),
+    /// Print what makes a shell complete the arguments of this command
+    #[command(after_help = manual::COMPLETIONS_HELP)]
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page of this command, or of one of its subcommands, for `man -l -`
+    Man(manual::ManArgs),
+    /// The second process of a measurement
+    #[command(name = bench::PEER, hide = true)]
+    Peer { descriptors: Vec<RawFd> },
     /// A process that plays rounds of a soak
     #[command(name = soak::WORKER, hide = true)]
     SoakWorker(soak::WorkerOrder),
@@ -55,6 +72,23 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let printed = match &cli.command {
+        Some(Command::Ls(args)) => Some(pipes::list(args)),
+        Some(Command::Top(args)) => Some(pipes::top(args)),
+        Some(Command::Completions(args)) => Some(manual::completions(args, Cli::command())),
+        Some(Command::Man(args)) => Some(manual::page(args, Cli::command())),
+        _ => None,
+    };
+    if let Some(result) = printed {
+        return match result {
+            // Whoever reads has seen enough.
+            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+                eprintln!("ringpipe: {e}");
+                ExitCode::FAILURE
+            }
+            _ => ExitCode::SUCCESS,
+        };
+    }
     let transferred = match &cli.command {
         Some(Command::Send(args)) => Some(transfer::send(args)),
         Some(Command::Recv(args)) => Some(transfer::recv(args)),
@@ -71,7 +105,7 @@ fn main() -> ExitCode {
         Some(Command::Soak(args)) => soak::run(&args),
         Some(Command::SoakWorker(order)) => soak::work(&order).map_err(|never| match never {}),
         Some(Command::SoakSide(order)) => soak::resume_side(&order),
-        Some(Command::Send(_) | Command::Recv(_) | Command::Queue(_)) => unreachable!("done above"),
+        Some(_) => unreachable!("done above"),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

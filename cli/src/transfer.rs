@@ -2,17 +2,23 @@
 //!
 //! Between one sender and one receiver, the receiver listens: it is the one that has to be there. Once it has written everything it says so, so that the
 //! sender's success means that nothing was lost. A queue has an owner of its own, since senders and receivers come and go.
+//!
+//! A stream without messages of its own is read right into the ring and written right out of it, so that each byte is copied twice: by the kernel, which
+//! has to anyway. A pipe at either end is made as large as the kernel allows, or the process on its other side would be woken for every 64 KiB.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use ringpipe::{
-    AcceptError, ConnectError, Connection, ListenError, Listener, RecvError, SendError, connect, mpmc, simplex,
+    AcceptError, Builder, ConnectError, Connection, ListenError, Listener, RecvError, SendError, Sender, WaitStrategy,
+    connect, mpmc, simplex,
 };
+use rustix::io::Errno;
 
+use crate::progress::Progress;
 use crate::soak::clock;
 
 /// What `--help` says under the options of each.
@@ -22,8 +28,16 @@ end, killed or not; 4 if the time was over before it came.";
 
 const GONE: u8 = 3;
 const LATE: u8 = 4;
-/// Bytes of a piece of a raw stream: what is copied best.
-const PIECE: usize = 64 << 10;
+/// Bytes of a piece of a stream, at most: a quarter of the ring.
+const PIECE: usize = 1 << 20;
+/// Bytes of the buffer that messages are read from.
+const BUFFER: usize = 64 << 10;
+/// Bytes of what small messages are gathered in before they are written. Longer ones are written as they are.
+const GATHERED: usize = 16 << 10;
+/// Bytes of a ring: several pieces, so that both sides can be at work at the same time.
+const RING: usize = 4 << 20;
+/// Bytes of the pipes at either end: what the kernel allows everybody.
+const KERNEL_PIPE: usize = 1 << 20;
 /// What a receiver says when it has written everything.
 const WRITTEN: &[u8] = b"written";
 
@@ -43,6 +57,9 @@ pub(crate) struct Args {
     /// How long to wait for the other side, such as 30s [default: for ever]
     #[arg(long, value_name = "TIME", value_parser = clock::parse)]
     timeout: Option<Duration>,
+    /// Show no progress, which is shown where standard error is a terminal
+    #[arg(short, long)]
+    quiet: bool,
 }
 
 #[derive(clap::Args)]
@@ -115,19 +132,30 @@ impl From<RecvError> for Failure {
 }
 
 impl Args {
+    fn progress(&self) -> Progress {
+        Progress::start(self.quiet)
+    }
+
     fn timeout(&self) -> Duration {
         self.timeout.unwrap_or(Duration::MAX)
     }
 }
 
 pub(crate) fn send(args: &Args) -> Result<(), Failure> {
-    let mut input = BufReader::with_capacity(PIECE, own(io::stdin().as_fd())?);
+    let input = own(io::stdin())?;
     if args.shared {
         let sender: mpmc::Sender = connect(&args.name, args.timeout())?;
-        return each_message(args, &mut input, |message| sender.send_bytes(message));
+        let progress = args.progress();
+        return each_message(args, input, &progress, |message| sender.send_bytes(message));
     }
     let mut connection: Connection = connect(&args.name, args.timeout())?;
-    each_message(args, &mut input, |message| connection.send_bytes(message))?;
+    let progress = args.progress();
+    if args.lines || args.frames {
+        each_message(args, input, &progress, |message| connection.send_bytes(message))?;
+    } else {
+        send_stream(&input, &progress, connection.sender_mut())?;
+    }
+    drop(progress);
     // What no message looks like: so whoever receives knows that this was all.
     let (end, _) = simplex().map_err(io::Error::from)?;
     connection.send_end(end).map_err(|e| Failure::from(e.error))?;
@@ -140,16 +168,47 @@ pub(crate) fn send(args: &Args) -> Result<(), Failure> {
 }
 
 /// A file of its own, without the buffer that `std` puts in front.
-fn own(stream: BorrowedFd<'_>) -> io::Result<File> {
-    Ok(stream.try_clone_to_owned()?.into())
+fn own(stream: impl AsFd) -> io::Result<File> {
+    let file = File::from(stream.as_fd().try_clone_to_owned()?);
+    // What is no pipe, or the limit of a user's pipes, is no reason to stop.
+    let _ = rustix::pipe::fcntl_setpipe_size(&file, KERNEL_PIPE);
+    Ok(file)
+}
+
+/// Reads what there is into the ring, piece by piece, until the end.
+fn send_stream(input: &File, progress: &Progress, sender: &mut Sender) -> Result<(), Failure> {
+    let piece = PIECE.min(sender.max_reserve());
+    loop {
+        let mut room = sender.reserve(piece)?;
+        // SAFETY: the other side is a process of this user's, which `connect` has made sure of, and could do anything to this one anyway.
+        let into = unsafe { room.as_uninit() };
+        let read = match rustix::io::read(input, into) {
+            Err(Errno::INTR) => continue,
+            Err(e) => return Err(io::Error::from(e).into()),
+            Ok((read, _)) => read.len(),
+        };
+        if read == 0 {
+            return Ok(());
+        }
+        room.assume_written(read);
+        room.commit()?;
+        progress.add(read);
+    }
 }
 
 fn each_message(
     args: &Args,
-    input: &mut BufReader<File>,
+    input: File,
+    progress: &Progress,
     mut send: impl FnMut(&[u8]) -> Result<(), SendError>,
 ) -> Result<(), Failure> {
+    let mut input = BufReader::with_capacity(BUFFER, input);
     let mut message = Vec::new();
+    let mut send = |message: &[u8]| {
+        send(message)?;
+        progress.add(message.len());
+        Ok::<(), Failure>(())
+    };
     loop {
         message.clear();
         if args.lines {
@@ -159,13 +218,13 @@ fn each_message(
             send(message.strip_suffix(b"\n").unwrap_or(&message))?;
         } else if args.frames {
             let mut length = Vec::new();
-            match input.take(4).read_to_end(&mut length)? {
+            match input.by_ref().take(4).read_to_end(&mut length)? {
                 0 => return Ok(()),
                 4 => {}
                 _ => return Err(Failure::new(1, "the input ends inside the length of a frame")),
             }
             let length = u32::from_le_bytes(length.try_into().expect("four bytes"));
-            if input.take(length.into()).read_to_end(&mut message)? < length as usize {
+            if input.by_ref().take(length.into()).read_to_end(&mut message)? < length as usize {
                 return Err(Failure::new(1, "the input ends inside a frame"));
             }
             send(&message)?;
@@ -185,63 +244,89 @@ fn each_message(
 }
 
 pub(crate) fn recv(args: &Args) -> Result<(), Failure> {
-    let mut output = BufWriter::with_capacity(PIECE, own(io::stdout().as_fd())?);
+    let mut output = BufWriter::with_capacity(GATHERED, own(io::stdout())?);
     if args.shared {
         let receiver: mpmc::Receiver = connect(&args.name, args.timeout())?;
         return write_all(
             args,
+            &args.progress(),
             &mut output,
             |e| matches!(e, RecvError::Disconnected),
-            |wait| if wait { receiver.recv_bytes() } else { receiver.try_recv_bytes() },
+            // A copy: in place, a message would keep its room, and all behind it, for as long as it takes to be written.
+            |wait, to| {
+                let message = if wait { receiver.recv_bytes() } else { receiver.try_recv_bytes() }?;
+                Ok(to(&message))
+            },
         );
     }
-    let mut listener = Listener::bind(&args.name)?;
+    let mut pipes = Builder::new().capacity(RING);
+    if !args.lines && !args.frames {
+        // A piece takes far longer than a wake-up, and who spins takes a processor from those who fill the pipe at one end or empty that at the other.
+        pipes = pipes.wait_strategy(WaitStrategy::Blocking);
+    }
+    let mut listener = Listener::builder().pipes(pipes).bind(&args.name)?;
     let (connection, _) = listener.accept_timeout(args.timeout())?;
     // The name is for this one transfer: the next one has to wait for the next `recv`.
     drop(listener);
     let (mut sender, mut receiver) = connection.split();
     write_all(
         args,
+        &args.progress(),
         &mut output,
         |e| matches!(e, RecvError::IsEnd),
-        |wait| if wait { receiver.recv_bytes() } else { receiver.try_recv_bytes() },
+        |wait, to| {
+            let message = if wait { receiver.recv_guard() } else { receiver.try_recv_guard() }?;
+            // SAFETY: the other side is a process of this user's, which the listener has made sure of, and could do anything to this one anyway.
+            Ok(to(unsafe { message.as_slice() }))
+        },
     )?;
     // A sender that has been killed since does not hear it.
     let _ = sender.send_bytes(WRITTEN);
     Ok(())
 }
 
+fn write_message(
+    args: &Args,
+    progress: &Progress,
+    output: &mut BufWriter<File>,
+    message: &[u8],
+) -> Result<(), Failure> {
+    if args.frames {
+        let length = u32::try_from(message.len());
+        let length = length.map_err(|_| Failure::new(1, "a message is too long for a frame"))?;
+        output.write_all(&length.to_le_bytes())?;
+    }
+    output.write_all(message)?;
+    if args.lines {
+        output.write_all(b"\n")?;
+    }
+    progress.add(message.len());
+    Ok(())
+}
+
 /// Writes what is received, with or without waiting, until the end, and lets nothing lie in the buffer while it waits.
 fn write_all(
     args: &Args,
+    progress: &Progress,
     output: &mut BufWriter<File>,
     is_end: impl Fn(&RecvError) -> bool,
-    mut receive: impl FnMut(bool) -> Result<Vec<u8>, RecvError>,
+    mut receive: impl FnMut(bool, &mut dyn FnMut(&[u8]) -> Result<(), Failure>) -> Result<Result<(), Failure>, RecvError>,
 ) -> Result<(), Failure> {
     loop {
-        let received = match receive(false) {
+        let received = match receive(false, &mut |message| write_message(args, progress, output, message)) {
             Err(RecvError::Empty) => {
                 output.flush()?;
-                receive(true)
+                receive(true, &mut |message| write_message(args, progress, output, message))
             }
             other => other,
         };
-        let message = match received {
-            Ok(message) => message,
+        match received {
+            Ok(written) => written?,
             Err(e) if is_end(&e) => return Ok(output.flush()?),
             Err(e) => {
                 output.flush()?;
                 return Err(e.into());
             }
-        };
-        if args.frames {
-            let length = u32::try_from(message.len());
-            let length = length.map_err(|_| Failure::new(1, "a message is too long for a frame"))?;
-            output.write_all(&length.to_le_bytes())?;
-        }
-        output.write_all(&message)?;
-        if args.lines {
-            output.write_all(b"\n")?;
         }
     }
 }

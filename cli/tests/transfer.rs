@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -197,4 +198,47 @@ fn a_queue_takes_from_all_senders_and_gives_each_message_to_one_receiver() {
     // What the killed one left.
     assert_eq!(finish(start(&["recv", &name, "--timeout", "1s"]), b"").0, Some(4));
     assert!(!PathBuf::from(&name).exists());
+}
+
+/// Sends for a while with a terminal as standard error: what was written there.
+fn shown_on_a_terminal(of: &str, options: &[&str], lasting: Duration) -> String {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let screen = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&screen).unwrap();
+    unlockpt(&screen).unwrap();
+    let terminal = ptsname(&screen, Vec::new()).unwrap().into_string().unwrap();
+    let terminal = File::options().read(true).write(true).open(terminal).unwrap();
+
+    let name = name(of);
+    let receiver = start(&["recv", &name]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringpipe"));
+    command.args(["send", &name]).args(options).stdin(Stdio::piped()).stderr(terminal);
+    let mut sender = command.spawn().unwrap();
+    drop(command); // it holds the terminal open
+    let mut input = sender.stdin.take().unwrap();
+    let (start, mut sent) = (Instant::now(), 0);
+    while start.elapsed() < lasting {
+        input.write_all(&[1; 1000]).unwrap();
+        sent += 1000;
+        thread::sleep(Duration::from_millis(10));
+    }
+    drop(input);
+    assert!(await_end(&mut sender, LIMIT).success());
+    assert_eq!(finish(receiver, b"").1.len(), sent);
+    let (mut shown, mut screen) = (Vec::new(), File::from(screen));
+    // A terminal that nobody has open any more ends with an error.
+    let _ = screen.read_to_end(&mut shown);
+    String::from_utf8(shown).unwrap()
+}
+
+#[test]
+fn progress_is_shown_on_a_terminal_if_it_takes_long() {
+    let shown = shown_on_a_terminal("progress", &[], Duration::from_millis(1500));
+    let lines: Vec<&str> = shown.split('\r').collect();
+    // One refresh every 100 ms from 500 ms on, and what ends the line.
+    assert!((3..=16).contains(&lines.len()), "{shown:?}");
+    assert!(lines[1..lines.len() - 1].iter().all(|line| line.contains("B, ") && line.contains("B/s")), "{shown:?}");
+    assert!(shown.ends_with('\n') && shown.matches('\n').count() == 1, "{shown:?}");
+    assert_eq!(shown_on_a_terminal("short", &[], Duration::from_millis(100)), "");
+    assert_eq!(shown_on_a_terminal("quiet", &["--quiet"], Duration::from_millis(1000)), "");
 }

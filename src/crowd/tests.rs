@@ -8,7 +8,7 @@ use crate::crowd::{Crowd, Sight, Sought};
 use crate::deadline::Deadline;
 use crate::layout::{Geometry, MIN_MANY_CAPACITY};
 use crate::ring::mpmc::Owner;
-use crate::segment::Segment;
+use crate::segment::{ANONYMOUS, Segment};
 use crate::sync::OwnedFd;
 use crate::sys;
 use crate::wait::Wake;
@@ -43,7 +43,11 @@ struct Sides {
 impl Sides {
     fn new() -> Sides {
         let (waiting, publishing) = sys::socketpair().unwrap();
-        Sides { segment: Segment::create(Geometry::mpmc(MIN_MANY_CAPACITY, 0)).unwrap(), waiting, publishing }
+        Sides {
+            segment: Segment::create(Geometry::mpmc(MIN_MANY_CAPACITY, 0), ANONYMOUS).unwrap(),
+            waiting,
+            publishing,
+        }
     }
 
     fn side(&self, waits: bool) -> Crowd {

@@ -9,7 +9,7 @@ use crate::copy::{copy, copy_in};
 use crate::layout::{Geometry, ManyControl, WINDOWS};
 use crate::mpmc::{Receiver, Sender};
 use crate::ring::mpmc::{self, Front, Precedence, Room};
-use crate::segment::Segment;
+use crate::segment::{ANONYMOUS, Segment};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::sys;
 
@@ -195,7 +195,7 @@ impl Pipe {
     /// A ring of `capacity` bytes, with windows of `window` bytes.
     pub fn new(capacity: usize, window: u64, spin: Duration) -> Pipe {
         let geometry = Geometry { window, ..Geometry::mpmc(capacity, spin.as_micros() as u32) };
-        let segment = Arc::new(Segment::create(geometry).expect("memory for a segment"));
+        let segment = Arc::new(Segment::create(geometry, ANONYMOUS).expect("memory for a segment"));
         let (receiving, sending) = sys::socketpair().expect("a socket");
         Pipe { memory: Memory { segment }, bells: [receiving, sending] }
     }

@@ -59,7 +59,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    fn from_raw(raw: u32) -> Option<Kind> {
+    pub(crate) fn from_raw(raw: u32) -> Option<Kind> {
         [Kind::Data, Kind::Pad, Kind::First, Kind::More, Kind::Abort, Kind::End].into_iter().find(|&k| k as u32 == raw)
     }
 }

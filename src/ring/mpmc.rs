@@ -156,6 +156,48 @@ impl Word {
 /// Who writes or reads a record: below 1024.
 pub(crate) type Owner = u16;
 
+/// What a word says to somebody who only looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// Nothing has been claimed there in this lap.
+    Unclaimed,
+    /// Others have gone round since.
+    Past,
+    Record {
+        /// How many cells it takes.
+        cells: u64,
+        is_padding: bool,
+        /// Nobody has taken it yet: it is there, or is being written.
+        is_ahead: bool,
+        /// Who writes or reads it right now.
+        held_by: Option<Owner>,
+    },
+}
+
+/// What a copy of the word at `position` says, in a ring of so many cells (a power of two).
+pub(crate) fn see(word: u64, position: u64, ring: u64) -> Seen {
+    let (word, index) = (Word(word), position & (ring - 1));
+    match word.compare((position / ring + 1) % LAPS) {
+        Lap::Older => Seen::Unclaimed,
+        Lap::Newer => Seen::Past,
+        Lap::Same => {
+            let state = word.state();
+            let cells = match word.cells() {
+                TO_THE_END => ring - index,
+                QUARTER => ring / 4,
+                cells => cells,
+            };
+            let is_held = matches!(state, State::Writing | State::Reading);
+            Seen::Record {
+                cells,
+                is_padding: word.cells() == TO_THE_END,
+                is_ahead: matches!(state, State::Writing | State::Ready),
+                held_by: is_held.then_some(word.field() as Owner),
+            }
+        }
+    }
+}
+
 /// How many cells a message takes.
 fn cells_of(len: usize) -> u64 {
     len.div_ceil(CELL).max(1) as u64

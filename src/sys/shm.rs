@@ -15,7 +15,7 @@ const TMPFS_MAGIC: u32 = 0x0102_1994;
 
 /// Whether memory files are refused to this process altogether: by a sandbox, or by a kernel that has none.
 pub(super) fn is_needed() -> bool {
-    matches!(super::anonymous_file(), Err(Errno::PERM | Errno::ACCESS | Errno::NOSYS))
+    matches!(super::anonymous_file(c"ringpipe"), Err(Errno::PERM | Errno::ACCESS | Errno::NOSYS))
 }
 
 /// A file of `len` zero bytes, the first `mapped` of which have their memory: to find none later would be a signal that kills.

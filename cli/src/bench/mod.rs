@@ -30,8 +30,6 @@ use plot::PlotFile;
 
 pub(crate) use peer::{NAME as PEER, run as peer};
 
-pub(crate) const ABOUT: &str = "Measures ringpipe between two processes, against fd pipes and Unix sockets";
-
 pub(crate) const LONG_ABOUT: &str = "\
 Measures ringpipe between two processes, against fd pipes and Unix sockets.
 
