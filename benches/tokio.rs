@@ -3,7 +3,7 @@
 //! Payload: 64 B there and back. Peers: `ringpipe::tokio`, and tokio's `UnixStream` with a 4-byte length before each message (one `write` a message, and a buffered
 //! reader), which take turns, round by round. Each process runs on a processor of its own, in a runtime of one thread, or of one worker beside the main thread.
 //!
-//! `cargo bench --bench tokio --features tokio`, half a minute; with `-- --quick`, a moment. "Idle" is after a pause in which both sides fall asleep.
+//! `cargo bench --bench tokio --features tokio`, half a minute (longer on a busy machine); with `-- --quick`, a moment. "Idle" is after a pause in which both sides fall asleep.
 
 mod support;
 

@@ -14,11 +14,11 @@
 //! The runtime watches edges: it hears of a byte when it comes, and remembers that until it is told to forget. So the bell's level (L1, L2 in `bell.rs`) has
 //! to be made out of what it remembers.
 //!
-//! - The waker is registered first, then comes the look at the ring. If the seat was armed before, by a wait that passed the barrier (W1) or from the start, and nothing was heard
-//!   since, a publication that the look missed finds `ARMED` and rings: an edge that nobody has forgotten.
-//! - If something was heard, or the seat is not armed, it is armed now. Only if the ring is found empty after that is what was heard forgotten, and the waker
+//! - If something was heard, or the seat is not armed, it is armed now (W1), and the ring looked at. Only if that is empty is what was heard forgotten, and the waker
 //!   registered anew. A byte that came after the arming began may be among what is forgotten only if the runtime had told of it before, which it had not: what it hears
 //!   meanwhile has another number, and stays.
+//! - If nothing was heard and the seat is armed, from the start or by such an arming, whatever was published since will ring, or has rung: an edge that nobody has
+//!   forgotten. That may come before or after the waker is registered.
 //!
 //! So what is forgotten always stands for a byte from before an arming that found the ring empty. Bytes that arming leaves in the socket (descriptors that nobody
 //! takes, what a hostile peer stuffs it with) make no further edges, and no busy loop.
@@ -150,12 +150,10 @@ impl Ear {
                 waiter.bell.note_gone();
                 return Poll::Ready(Ok(()));
             }
-            let there = match heard.is_some() || !waiter.bell.is_armed() {
-                true => waiter.bell.arm(is_ready),
-                false => is_ready(),
-            };
+            if (heard.is_some() || !waiter.bell.is_armed()) && waiter.bell.arm(is_ready) {
+                return Poll::Ready(Ok(()));
+            }
             match heard {
-                _ if there => return Poll::Ready(Ok(())),
                 Some(mut heard) => heard.clear_ready(),
                 None => return Poll::Pending,
             }
