@@ -43,10 +43,10 @@ enum Command {
     /// Keep a queue under a name, for any number of `send --shared` and `recv --shared`, until killed
     Queue(transfer::QueueArgs),
     /// Show the named pipes of this user: how full they are, how fast they go, who has them open and waits
-    #[command(after_help = pipes::HELP)]
+    #[command(after_long_help = pipes::HELP)]
     Ls(pipes::Args),
     /// Show the same again and again
-    #[command(after_help = pipes::HELP)]
+    #[command(after_long_help = pipes::HELP)]
     Top(pipes::TopArgs),
     /// Measure pipes against what the kernel has; the same as no command at all
     #[command(long_about = bench::LONG_ABOUT)]
@@ -55,7 +55,7 @@ enum Command {
     #[command(long_about = soak::LONG_ABOUT)]
     Soak(soak::Args),
     /// Print what makes a shell complete the arguments of this command
-    #[command(after_help = manual::COMPLETIONS_HELP)]
+    #[command(after_long_help = manual::COMPLETIONS_HELP)]
     Completions(manual::CompletionsArgs),
     /// Print the manual page of this command, or of one of its subcommands, for `man -l -`
     Man(manual::ManArgs),

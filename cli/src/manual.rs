@@ -9,8 +9,10 @@ use clap_complete::Shell;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub(crate) const COMPLETIONS_HELP: &str = "\
-For bash, `ringpipe completions bash > ~/.local/share/bash-completion/completions/ringpipe`; for zsh, a file `_ringpipe` in a directory of $fpath; for fish, \
-`~/.config/fish/completions/ringpipe.fish`.";
+Where it belongs:
+  bash  ~/.local/share/bash-completion/completions/ringpipe
+  zsh   _ringpipe, in a directory of $fpath
+  fish  ~/.config/fish/completions/ringpipe.fish";
 
 #[derive(clap::Args)]
 pub(crate) struct CompletionsArgs {

@@ -29,7 +29,7 @@ all its processes that wait for descriptors, of whatever kind, are shown so. Dea
 watched for the others, until that is noticed; others that were killed leave no trace.
 
 STATUS is listening; closed, if nobody listens under the name any more but the pipe goes on; dead, if the listener was killed and nobody has taken the name over; or \
-anonymous, if no listener made it. Of dead listeners without a pipe, only bare names can be found.
+anonymous, if no listener made it. Of dead listeners without a pipe, only bare names can be found. What is open in processes that this one may not look into is not seen.
 
 As JSON, these are the fields: name, path, kind (pipe, queue), status, owner (a process), segment (a number that tells it from others), capacity (bytes), members (of a queue: \
 sides in use), directions (each with from, to, fill_bytes, fill_messages, sent_bytes_per_second, received_bytes_per_second, sent_messages_per_second_estimate, \
