@@ -45,6 +45,16 @@ pub struct Sender {
     pub(crate) direction: usize,
 }
 
+/// How far a message got that [`Sender::send_bytes_part`] sends.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes in the ring, or received already.
+    sent: usize,
+}
+
+/// So much of a long message is sent between two looks at the clock, at most. More than the largest chunk.
+const PIECE: usize = 1 << 20;
+
 /// What a send that found no room in time returns.
 pub(crate) fn no_room(deadline: Deadline) -> SendError {
     if deadline.is_now() { SendError::Full } else { SendError::TimedOut }
@@ -112,6 +122,71 @@ impl Sender {
     /// As [`send_bytes_timeout`](Self::send_bytes_timeout).
     pub fn send_bytes_deadline(&mut self, message: &[u8], deadline: Instant) -> Result<(), SendError> {
         self.send_parts(&[IoSlice::new(message)], message.len(), Deadline::instant(deadline))
+    }
+
+    /// Sends one message as far as it gets in `timeout`; to be called again, with the same arguments, as long as it times out. For callers that have
+    /// other things to look after meanwhile: however long the message is, and however slow its receiver, it gets on.
+    ///
+    /// Nothing else may be sent in between, or the receiver loses the message ([`RecvError::Cut`](crate::RecvError::Cut)); to give it up, there is
+    /// [`take_back`](Self::take_back). `progress` is what [`Progress::default`] gives, for each message anew.
+    ///
+    /// ```
+    /// # use ringpipe::{Progress, SendError};
+    /// # use std::time::Duration;
+    /// # let (mut receiver, mut sender) = ringpipe::Builder::new().capacity(4096).simplex()?;
+    /// # let reading = std::thread::spawn(move || receiver.recv_bytes());
+    /// let (message, mut progress) = (vec![7; 100_000], Progress::default());
+    /// while let Err(e) = sender.send_bytes_part(&message, &mut progress, Duration::from_millis(1)) {
+    ///     match e {
+    ///         SendError::TimedOut => println!("still waiting for room"),
+    ///         e => return Err(e.into()),
+    ///     }
+    /// }
+    /// # assert_eq!(reading.join().unwrap()?, message);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::TimedOut`], after which a part of a message longer than a quarter of the capacity may have been sent, and nothing of a shorter one;
+    /// [`SendError::Disconnected`].
+    ///
+    /// # Panics
+    ///
+    /// If `progress` is that of a longer message.
+    pub fn send_bytes_part(
+        &mut self,
+        message: &[u8],
+        progress: &mut Progress,
+        timeout: Duration,
+    ) -> Result<(), SendError> {
+        if message.len() <= self.max_reserve() {
+            return self.send_bytes_timeout(message, timeout);
+        }
+        if self.waiter.bell.is_gone() {
+            return Err(SendError::Disconnected);
+        }
+        let deadline = Deadline::after(timeout);
+        loop {
+            // A piece at a time, so that the clock is looked at also where nothing has to be waited for.
+            let end = message.len().min(progress.sent + PIECE);
+            let rest = [IoSlice::new(&message[progress.sent..end])];
+            self.stream_parts(&mut Gather::new(&rest), message.len(), end, progress, deadline)?;
+            if progress.sent == message.len() {
+                return Ok(());
+            }
+            if deadline.passed() {
+                return Err(no_room(deadline));
+            }
+        }
+    }
+
+    /// Takes back the part of a message that [`send_bytes_part`](Self::send_bytes_part) has sent: nothing of it arrives. There is always room for that.
+    pub fn take_back(&mut self, progress: &mut Progress) {
+        if std::mem::take(progress).sent > 0 {
+            self.writer.abort();
+            self.waiter.notify();
+        }
     }
 
     /// Opens a batch: messages that are pushed to it are sent together, some at a time. Many short ones in a row take down to half as long so.
@@ -414,38 +489,50 @@ impl Sender {
 
     /// A message too long for one record: sent in parts, received while it is being sent.
     fn stream(&mut self, mut gather: Gather<'_>, len: usize, deadline: Deadline) -> Result<(), SendError> {
-        let chunk = self.writer.data().stream_chunk();
         if deadline.is_immediate() {
-            self.room_for_stream(len, chunk, deadline)?;
+            self.room_for_stream(len, self.writer.data().stream_chunk(), deadline)?;
         }
-        let total = (len as u64).to_le_bytes();
-        let first = chunk - total.len();
-        let claim = self.claim(chunk, deadline)?;
-        let payload = self.writer.payload(claim);
-        // SAFETY: the claim is for `chunk` bytes: the total, and `first` bytes of the message, which has more.
-        unsafe {
-            copy_in(&total, payload);
-            gather.copy_to(payload.add(total.len()), first);
+        let mut progress = Progress::default();
+        let result = self.stream_parts(&mut gather, len, len, &mut progress, deadline);
+        if matches!(result, Err(SendError::Full | SendError::TimedOut)) {
+            self.take_back(&mut progress);
         }
-        self.finish(claim, Kind::First, chunk);
-        let mut left = len - first;
-        while left > 0 {
+        result
+    }
+
+    /// The parts of a long message of `len` bytes from `progress` on, where `gather` is, as far as `end`. They stay sent if time runs out.
+    fn stream_parts(
+        &mut self,
+        gather: &mut Gather<'_>,
+        len: usize,
+        end: usize,
+        progress: &mut Progress,
+        deadline: Deadline,
+    ) -> Result<(), SendError> {
+        let chunk = self.writer.data().stream_chunk();
+        if progress.sent == 0 {
+            let total = (len as u64).to_le_bytes();
+            let first = chunk - total.len();
+            let claim = self.claim(chunk, deadline)?;
+            let payload = self.writer.payload(claim);
+            // SAFETY: the claim is for `chunk` bytes: the total, and `first` bytes of the message, which has more.
+            unsafe {
+                copy_in(&total, payload);
+                gather.copy_to(payload.add(total.len()), first);
+            }
+            self.finish(claim, Kind::First, chunk);
+            progress.sent = first;
+        }
+        while progress.sent < end {
             if self.waiter.bell.is_gone() {
                 return Err(SendError::Disconnected);
             }
-            let part = left.min(chunk);
-            let claim = match self.claim(part, deadline) {
-                Ok(claim) => claim,
-                Err(e) => {
-                    self.writer.abort();
-                    self.waiter.notify();
-                    return Err(e);
-                }
-            };
+            let part = (end - progress.sent).min(chunk);
+            let claim = self.claim(part, deadline)?;
             // SAFETY: the claim is for `part` bytes, and the parts have as many left.
             unsafe { gather.copy_to(self.writer.payload(claim), part) };
             self.finish(claim, Kind::More, part);
-            left -= part;
+            progress.sent += part;
         }
         Ok(())
     }
