@@ -367,6 +367,23 @@ impl Receiver {
         }
     }
 
+    /// Bytes of the message that a receive would take next or go on with, if it is a long one (more than a quarter of the capacity) and its start is there.
+    ///
+    /// A claim of the sender's, which may not keep it, or take the message back. Asks nobody, and receives nothing.
+    #[inline]
+    pub fn long_message_len(&mut self) -> Option<u64> {
+        match &self.state {
+            State::Clean => match self.reader.look() {
+                Look::Record(record) if record.kind == Kind::First && record.len > TOTAL => {
+                    Some(self.reader.first_word(record))
+                }
+                _ => None,
+            },
+            State::Partial(partial) => Some(partial.total as u64),
+            State::Corrupt | State::Ended { .. } => None,
+        }
+    }
+
     /// Bytes of the ring.
     pub fn capacity(&self) -> usize {
         self.reader.data().capacity()

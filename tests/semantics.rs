@@ -1084,10 +1084,14 @@ fn a_part_of_a_message_that_is_taken_back_never_arrives() {
     let result = sender.send_bytes_part(&[1; HUGE], &mut progress, SHORT);
     assert!(matches!(result, Err(SendError::TimedOut)), "{result:?}");
     assert!(receiver.has_something());
+    assert_eq!(receiver.long_message_len(), Some(HUGE as u64));
+    assert!(matches!(receiver.try_recv_bytes(), Err(RecvError::Empty)));
+    assert_eq!(receiver.long_message_len(), Some(HUGE as u64));
     sender.take_back(&mut progress);
     assert!(matches!(receiver.try_recv_bytes(), Err(RecvError::Empty)));
     assert!(!receiver.has_something());
     sender.send_bytes(b"next").unwrap();
+    assert_eq!(receiver.long_message_len(), None);
     assert_eq!(receiver.recv_bytes().unwrap(), b"next");
     drop(receiver);
     let result = sender.send_bytes_part(&[1; HUGE], &mut Progress::default(), SHORT);

@@ -6,16 +6,22 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use std::{ptr, slice};
 
-use pyo3::exceptions::{PyOSError, PyTypeError};
+use pyo3::exceptions::{PyMemoryError, PyOSError, PyTypeError};
+use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
 use ringpipe::{AttachError, BuildError, Connection, End, Receiver, Sender};
 
 use crate::buffer::Buffer;
-use crate::half::{Fault, Message, RecvHalf, SendHalf};
+use crate::half::{AtHand, Fault, Message, RecvHalf, SendHalf};
 use crate::pickling::{dumps, loads};
+
+/// A long message that is said to be longer than this gets its memory as it arrives. (That costs another copy. Below it, what has arrived is moved if the rest
+/// does not come at once, which would cost more the longer it is.)
+const LONGEST_CLAIM: u64 = 16 << 20;
 
 /// An open end.
 struct Ends {
@@ -140,18 +146,13 @@ impl Core {
     }
 
     #[inline]
-    fn receive<R>(
-        &self,
-        py: Python<'_>,
-        ends: &Ends,
-        most: Option<usize>,
-        take: impl FnMut(Message<'_>) -> R,
-    ) -> PyResult<R> {
-        ends.recv.as_ref().expect("checked").receive(py, most, take).map_err(|e| self.raised(py, e))
-    }
-
     fn receive_bytes<'py>(&self, py: Python<'py>, ends: &Ends, most: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
-        self.receive(py, ends, most, |message| to_bytes(py, &message))?
+        let half = ends.recv.as_ref().expect("checked");
+        let received = match most {
+            None => half.receive_bytes(py),
+            Some(most) => half.receive_most(py, most).map(|message| PyBytes::new(py, &message)),
+        };
+        received.map_err(|e| self.raised(py, e))
     }
 
     /// A message that is too long ends receiving: an end that can only receive is closed then, another can still send.
@@ -272,13 +273,8 @@ impl Core {
     ) -> PyResult<Bound<'py, PyAny>> {
         let ends = self.to_receive(py)?;
         if let (Argument::Missing, Some(mut buffer)) = (&offset, Buffer::writable(buf)) {
-            let received = self.receive(py, &ends, None, |message| {
-                let Some(place) = buffer.bytes_mut().get_mut(..message.len()) else {
-                    return to_bytes(py, &message).map(Err);
-                };
-                message.copy_to(place);
-                Ok(Ok(message.len()))
-            })??;
+            let half = ends.recv.as_ref().expect("checked");
+            let received = half.receive_to(py, buffer.bytes_mut()).map_err(|e| self.raised(py, e))?;
             return match received {
                 Ok(len) => Ok(len.into_pyobject(py)?.into_any()),
                 Err(message) => Err(PyErr::from_value(helper!(py, "BufferTooShort")?.call1((message,))?)),
@@ -358,13 +354,80 @@ impl Core {
     }
 }
 
+/// A `bytes` object that nobody else has yet, to be filled.
+struct Fresh<'py>(Bound<'py, PyBytes>);
+
+impl<'py> Fresh<'py> {
+    /// Nothing is written to it before it is filled, however long it is.
+    fn new(py: Python<'py>, len: usize) -> PyResult<Fresh<'py>> {
+        let len = isize::try_from(len).map_err(|_| PyMemoryError::new_err(()))?;
+        // SAFETY: a null pointer asks for an object of that length; it returns a new reference, or null with an exception set.
+        let bytes = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(ptr::null(), len)) }?;
+        // SAFETY: that is its type.
+        Ok(Fresh(unsafe { bytes.cast_into_unchecked() }))
+    }
+
+    /// Only to be written to.
+    fn place(&mut self) -> &mut [u8] {
+        let len = self.0.as_any().len().unwrap_or(0);
+        // SAFETY: the memory is the object's, which lives as long as `self`, and nobody else has a reference to it. What it holds is not looked at.
+        unsafe { slice::from_raw_parts_mut(ffi::PyBytes_AsString(self.0.as_ptr()).cast(), len) }
+    }
+}
+
 fn to_bytes<'py>(py: Python<'py>, message: &Message<'_>) -> PyResult<Bound<'py, PyBytes>> {
-    match message {
-        Message::Copied(bytes) => Ok(PyBytes::new(py, bytes)),
-        Message::InRing(guard) => PyBytes::new_with(py, guard.len(), |to| {
-            guard.copy_to(0, to);
-            Ok(())
-        }),
+    let mut fresh = Fresh::new(py, message.len())?;
+    message.copy_to(fresh.place());
+    Ok(fresh.0)
+}
+
+impl RecvHalf {
+    /// Receives one message, waiting for it.
+    #[inline]
+    fn receive_bytes<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyBytes>, Fault> {
+        loop {
+            match self.at_hand(&mut |message| to_bytes(py, &message))? {
+                AtHand::Taken(bytes) => return Ok(bytes?),
+                AtHand::Long(len) if len <= LONGEST_CLAIM => return self.receive_long(py, len as usize),
+                AtHand::Long(_) => {}
+                AtHand::Nothing if self.await_long(py)? => continue,
+                AtHand::Nothing => {}
+            }
+            return Ok(self.receive(py, |message| to_bytes(py, &message))??);
+        }
+    }
+
+    /// Receives a message that is said to be of this length.
+    fn receive_long<'py>(&self, py: Python<'py>, len: usize) -> Result<Bound<'py, PyBytes>, Fault> {
+        let mut fresh = Fresh::new(py, len)?;
+        Ok(match self.receive_into(py, fresh.place())? {
+            Ok(received) if received == len => fresh.0,
+            // It has been taken back, and another has come.
+            Ok(received) => PyBytes::new(py, &fresh.place()[..received]),
+            Err(message) => PyBytes::new(py, &message),
+        })
+    }
+
+    /// Receives one message, waiting for it, into `to` if it fits there.
+    #[inline]
+    fn receive_to<'py>(&self, py: Python<'py>, to: &mut [u8]) -> Result<Result<usize, Bound<'py, PyBytes>>, Fault> {
+        let room = to.len() as u64;
+        let mut take = |message: Message<'_>| match to.get_mut(..message.len()) {
+            Some(place) => {
+                message.copy_to(place);
+                Ok(Ok(message.len()))
+            }
+            None => to_bytes(py, &message).map(Err),
+        };
+        match self.at_hand(&mut take)? {
+            AtHand::Taken(received) => Ok(received?),
+            AtHand::Long(len) if len <= LONGEST_CLAIM.min(room) => {
+                Ok(self.receive_into(py, to)?.map_err(|message| PyBytes::new(py, &message)))
+            }
+            AtHand::Nothing if self.await_long(py)? => self.receive_to(py, to),
+            // The memory that was given may be shorter than the message, and is not to be touched then.
+            _ => Ok(self.receive(py, take)??),
+        }
     }
 }
 
@@ -390,9 +453,8 @@ struct Receive {
 #[pymethods]
 impl Receive {
     fn __call__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let recv = self.ends.recv.as_ref().expect("checked");
-        match recv.receive(py, None, |message| to_bytes(py, &message)) {
-            Ok(bytes) => bytes,
+        match self.ends.recv.as_ref().expect("checked").receive_bytes(py) {
+            Ok(bytes) => Ok(bytes),
             Err(Fault::Raised(e)) => Err(e),
             Err(Fault::TooLong) => unreachable!("any length is allowed"),
         }

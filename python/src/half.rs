@@ -24,7 +24,7 @@
 
 use std::cell::Cell;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -127,16 +127,31 @@ impl Message<'_> {
     }
 }
 
+/// What a receive finds without waiting.
+pub(crate) enum AtHand<R> {
+    /// A message, which has been taken.
+    Taken(R),
+    /// The start of a long one, which is said to have so many bytes.
+    Long(u64),
+    /// Nothing, or somebody else is receiving.
+    Nothing,
+}
+
+/// A message in a place of the caller's, of which it has so many bytes, or in one of its own where that is too small.
+pub(crate) type Placed = Result<usize, Vec<u8>>;
+
 /// The half that receives.
 pub(crate) struct RecvHalf {
     receiver: Mutex<Receiver>,
     /// Made when it is first needed.
     ear: Mutex<Option<Arc<Receiver>>>,
+    /// Whether the last message was a long one, so that the next may be, too.
+    long: AtomicBool,
 }
 
 impl RecvHalf {
     pub(crate) fn new(receiver: Receiver) -> RecvHalf {
-        RecvHalf { receiver: Mutex::new(receiver), ear: Mutex::new(None) }
+        RecvHalf { receiver: Mutex::new(receiver), ear: Mutex::new(None), long: AtomicBool::new(false) }
     }
 
     /// Keeps the descriptor readable exactly while there is something to receive, from now on.
@@ -144,75 +159,84 @@ impl RecvHalf {
         lock(py, &self.receiver).as_fd();
     }
 
-    /// Receives one message, of at most `most` bytes if that is given, and passes it to `take`.
+    /// Passes a message to `take` if a whole one is there.
     #[inline]
-    pub(crate) fn receive<R>(
-        &self,
-        py: Python<'_>,
-        most: Option<usize>,
-        mut take: impl FnMut(Message<'_>) -> R,
-    ) -> Result<R, Fault> {
-        if most.is_none() {
-            if let Some(result) = self.receive_at_hand(&mut take)? {
-                return Ok(result);
-            }
-        }
-        self.receive_slow(py, most, take)
-    }
-
-    #[inline]
-    fn receive_at_hand<R>(&self, take: &mut impl FnMut(Message<'_>) -> R) -> Result<Option<R>, Fault> {
+    pub(crate) fn at_hand<R>(&self, take: &mut impl FnMut(Message<'_>) -> R) -> Result<AtHand<R>, Fault> {
         let Some(mut receiver) = try_lock(&self.receiver) else {
-            return Ok(None);
+            return Ok(AtHand::Nothing);
         };
         if !receiver.has_something() {
-            return Ok(None);
+            return Ok(AtHand::Nothing);
+        }
+        if let Some(len) = receiver.long_message_len() {
+            self.long.store(true, Ordering::Relaxed);
+            return Ok(AtHand::Long(len));
         }
         match receiver.try_recv_guard() {
-            Ok(guard) => Ok(Some(take(Message::InRing(&guard)))),
-            Err(RecvError::Empty) => Ok(None),
+            Ok(guard) => {
+                self.long.store(false, Ordering::Relaxed);
+                Ok(AtHand::Taken(take(Message::InRing(&guard))))
+            }
+            Err(RecvError::Empty) => Ok(AtHand::Nothing),
             Err(e) => Err(e.into()),
         }
     }
 
+    /// Waits for a message, but does not take it if the last one was long: what is known of a long one before it is taken is of use.
+    pub(crate) fn await_long(&self, py: Python<'_>) -> Result<bool, Fault> {
+        let long = self.long.swap(false, Ordering::Relaxed);
+        if long {
+            self.poll(py, None)?;
+        }
+        Ok(long)
+    }
+
+    /// Receives one message, waiting for it, and passes it to `take`.
     #[cold]
-    #[inline(never)]
-    fn receive_slow<R>(
+    pub(crate) fn receive<R>(&self, py: Python<'_>, take: impl FnOnce(Message<'_>) -> R) -> Result<R, Fault> {
+        let mut short = [0; SHORT];
+        Ok(match self.receive_into(py, &mut short)? {
+            Ok(len) => take(Message::Copied(&short[..len])),
+            Err(message) => take(Message::Copied(&message)),
+        })
+    }
+
+    /// Receives one message, waiting for it, right to where it is wanted.
+    pub(crate) fn receive_into(&self, py: Python<'_>, to: &mut [u8]) -> Result<Placed, Fault> {
+        self.receive_slow(py, |receiver, time| match receiver.recv_bytes_into_timeout(to, 0, time) {
+            Ok(len) => Ok(Ok(len)),
+            Err(RecvIntoError::TooShort(e)) => Ok(Err(e.message)),
+            Err(RecvIntoError::Recv(e)) => Err(e),
+            Err(_) => unreachable!("no offset was given"),
+        })
+    }
+
+    /// Receives one message of at most `most` bytes, waiting for it.
+    pub(crate) fn receive_most(&self, py: Python<'_>, most: usize) -> Result<Vec<u8>, Fault> {
+        self.receive_slow(py, |receiver, time| receiver.recv_bytes_max_timeout(most, time))
+    }
+
+    fn receive_slow<T: Send>(
         &self,
         py: Python<'_>,
-        most: Option<usize>,
-        mut take: impl FnMut(Message<'_>) -> R,
-    ) -> Result<R, Fault> {
-        let mut short = [0; SHORT];
+        mut receive: impl FnMut(&mut Receiver, Duration) -> Result<T, RecvError> + Send,
+    ) -> Result<T, Fault> {
+        // What has arrived of a long message has to be moved each time that it is given up for a moment, so that is done less and less often.
+        let mut time = SLICE;
         loop {
-            let step = detached(py, || {
-                let mut receiver = lock_within(&self.receiver, SLICE)?;
-                Some(match most {
-                    None => receiver.recv_bytes_into_timeout(&mut short, 0, SLICE).map(Ok).or_else(|e| match e {
-                        RecvIntoError::TooShort(e) => Ok(Err(e.message)),
-                        RecvIntoError::Recv(e) => Err(e),
-                        _ => unreachable!("no offset was given"),
-                    }),
-                    Some(most) => receiver.recv_bytes_max_timeout(most, SLICE).map(Err),
-                })
-            });
+            let step = detached(py, || Some(receive(&mut *lock_within(&self.receiver, SLICE)?, time)));
             match step {
                 None => {}
-                Some(Ok(Ok(len))) => return Ok(take(Message::Copied(&short[..len]))),
-                Some(Ok(Err(message))) => return Ok(take(Message::Copied(&message))),
+                Some(Ok(received)) => return Ok(received),
                 Some(Err(RecvError::TimedOut)) => {
                     // A signal may have come meanwhile, which does not end the sleep.
                     py.check_signals()?;
                     self.sleep(py, None);
+                    time = (2 * time).min(LONGEST);
                 }
                 Some(Err(e)) => return Err(e.into()),
             }
             py.check_signals()?;
-            if most.is_none() {
-                if let Some(result) = self.receive_at_hand(&mut take)? {
-                    return Ok(result);
-                }
-            }
         }
     }
 
