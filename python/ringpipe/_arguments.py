@@ -41,9 +41,7 @@ def length(maxlength):
 
 
 def milliseconds(timeout):
-    """A timeout of poll in whole milliseconds, or None."""
-    if timeout is None:
-        return None
+    """A timeout of poll, other than None, in whole milliseconds."""
     time.monotonic() + timeout  # TypeError for what is no time
     if timeout <= 0:
         return 0

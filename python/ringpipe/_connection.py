@@ -40,7 +40,7 @@ class Connection(_native.Core, multiprocessing.connection.Connection):
         raise TypeError("connections are made by Pipe()")
 
     def __reduce__(self):
-        frame, fds = self.parts()
+        frame, fds = self._parts()
         return _rebuild, (frame, [reduction.DupFd(fd) for fd in fds], self.readable, self.writable)
 
     # Otherwise pickle protocols 2 and up would go past __reduce__ to the standard library's reducer of its own class.
@@ -60,7 +60,7 @@ def _rebuild(frame, duplicates, readable, writable):
             os.close(fd)
         raise
     connection = Connection.__new__(Connection)
-    connection.attach(frame, fds, readable, writable)
+    connection._attach(frame, fds, readable, writable)
     return connection
 
 

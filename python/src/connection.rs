@@ -12,16 +12,17 @@ use pyo3::exceptions::{PyMemoryError, PyOSError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyFloat, PyInt, PyTuple};
 use ringpipe::{AttachError, BuildError, Connection, End, Receiver, Sender};
 
 use crate::buffer::Buffer;
+use crate::call::call;
 use crate::half::{AtHand, Fault, Message, RecvHalf, SendHalf};
 use crate::pickling::{dumps, loads};
 
 /// A long message that is said to be longer than this gets its memory as it arrives. (That costs another copy. Below it, what has arrived is moved if the rest
 /// does not come at once, which would cost more the longer it is.)
-const LONGEST_CLAIM: u64 = 16 << 20;
+const LONGEST_CLAIM: u64 = 64 << 20;
 
 /// An open end.
 struct Ends {
@@ -101,12 +102,33 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Argument<'py> {
     }
 }
 
-/// A function of `ringpipe._arguments`, which does what is rarely asked for.
-macro_rules! helper {
-    ($py:expr, $name:literal) => {{
-        static HELPER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        HELPER.import($py, "ringpipe._arguments", $name)
-    }};
+static ARGUMENTS: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+
+/// Gets what is used of Python, so that no thread has to import it.
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    let _ = ARGUMENTS.set(py, py.import("ringpipe._arguments")?.unbind());
+    Ok(())
+}
+
+/// Calls a function of `ringpipe._arguments`, which does what is rarely asked for.
+fn helper<'py>(
+    py: Python<'py>,
+    name: &str,
+    args: impl IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>, Error = PyErr>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let arguments = ARGUMENTS.get(py).expect("set when the module was imported");
+    call(py, arguments.getattr(py, name)?.bind(py), args)
+}
+
+/// The usual time-outs of `poll`, as numbers.
+fn milliseconds(timeout: &Bound<'_, PyAny>) -> Option<u64> {
+    let seconds = match timeout.cast_exact::<PyFloat>() {
+        Ok(float) => float.value(),
+        Err(_) => f64::from(timeout.cast_exact::<PyInt>().ok()?.extract::<i32>().ok()?),
+    };
+    let millis = (seconds * 1e3).ceil().max(0.0);
+    // Whatever is wrong with others is for `ringpipe._arguments` to say.
+    (seconds.is_finite() && millis < f64::from(i32::MAX)).then_some(millis as u64)
 }
 
 /// The native part of a connection.
@@ -203,8 +225,10 @@ impl Core {
         self.0.with(py, |state| state.writable)
     }
 
-    /// The descriptor of a Unix socket, only to be watched: readable while there is something to receive or the peer is gone. Of an end that only sends, readable when
-    /// the peer is gone.
+    /// File descriptor or handle of the connection
+    ///
+    /// A Unix socket, only to be watched: readable while there is something to receive or the peer is
+    /// gone. Of an end that only sends, readable when the peer is gone.
     fn fileno(&self, py: Python<'_>) -> PyResult<RawFd> {
         let ends = self.ends(py)?;
         if let Some(recv) = &ends.recv {
@@ -217,7 +241,9 @@ impl Core {
         Ok(*ends.fds.last().expect("an end has a bell"))
     }
 
-    /// Close the connection. A call that another thread is blocked in goes on.
+    /// Close the connection
+    ///
+    /// A call that another thread is blocked in goes on.
     fn close(&self, py: Python<'_>) {
         let _ends = self.0.with(py, |state| state.ends.take());
     }
@@ -246,24 +272,29 @@ impl Core {
                     Argument::Missing => 0_u8.into_pyobject(py)?.into_any(),
                     Argument::Given(offset) => offset,
                 };
-                let part = helper!(py, "part")?.call1((buf, offset, size))?;
+                let part = helper(py, "part", (buf, offset, size))?;
                 self.send_buffer(py, &ends, &part)
             }
         }
     }
 
     /// Receive bytes data as a bytes object.
+    ///
+    /// A message of more than maxlength bytes is an OSError, after which this end no longer receives.
     #[pyo3(signature = (maxlength = None))]
     fn recv_bytes<'py>(&self, py: Python<'py>, maxlength: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyBytes>> {
         let ends = self.to_receive(py)?;
         let most = match maxlength {
             None => None,
-            Some(maxlength) => helper!(py, "length")?.call1((maxlength,))?.extract()?,
+            Some(maxlength) => helper(py, "length", (maxlength,))?.extract()?,
         };
         self.receive_bytes(py, &ends, most)
     }
 
-    /// Receive bytes data into a writeable bytes-like object. Return the number of bytes read.
+    /// Receive bytes data into a writeable bytes-like object.
+    /// Return the number of bytes read.
+    ///
+    /// A message that does not fit is in the BufferTooShort that is raised.
     #[pyo3(signature = (buf, offset = Argument::Missing), text_signature = "($self, buf, offset=0)")]
     fn recv_bytes_into<'py>(
         &self,
@@ -277,7 +308,7 @@ impl Core {
             let received = half.receive_to(py, buffer.bytes_mut()).map_err(|e| self.raised(py, e))?;
             return match received {
                 Ok(len) => Ok(len.into_pyobject(py)?.into_any()),
-                Err(message) => Err(PyErr::from_value(helper!(py, "BufferTooShort")?.call1((message,))?)),
+                Err(message) => Err(PyErr::from_value(helper(py, "BufferTooShort", (message,))?)),
             };
         }
         let offset = match offset {
@@ -285,7 +316,7 @@ impl Core {
             Argument::Given(offset) => offset,
         };
         let receive = Receive { ends };
-        helper!(py, "receive_into")?.call1((Py::new(py, receive)?, buf, offset))
+        helper(py, "receive_into", (Py::new(py, receive)?, buf, offset))
     }
 
     /// Receive a (picklable) object
@@ -295,22 +326,29 @@ impl Core {
     }
 
     /// Whether there is any input available to be read
+    ///
+    /// Waits for that for timeout seconds, or without a limit if that is None.
     #[pyo3(signature = (timeout = Argument::Missing), text_signature = "($self, timeout=0.0)")]
     fn poll(&self, py: Python<'_>, timeout: Argument<'_>) -> PyResult<bool> {
         let ends = self.to_receive(py)?;
         let now = Instant::now();
         let deadline = match timeout {
             Argument::Missing => Some(now),
+            Argument::Given(timeout) if timeout.is_none() => None,
             Argument::Given(timeout) => {
-                let time = helper!(py, "milliseconds")?.call1((timeout,))?.extract::<Option<u64>>()?;
-                time.map(|time| now + Duration::from_millis(time))
+                let time = match milliseconds(&timeout) {
+                    Some(time) => time,
+                    None => helper(py, "milliseconds", (timeout,))?.extract()?,
+                };
+                Some(now + Duration::from_millis(time))
             }
         };
         ends.recv.as_ref().expect("checked").poll(py, deadline).map_err(|e| self.raised(py, e))
     }
 
-    /// What a copy of this end is made of by `attach`: 16 bytes, and the numbers of descriptors, which are open until this end is closed. No other end has any of them, so that a
+    /// What a copy of this end is made of by `_attach`: 16 bytes, and the numbers of descriptors, which are open until this end is closed. No other end has any of them, so that a
     /// process that is given several ends can close each.
+    #[pyo3(name = "_parts")]
     fn parts(&self, py: Python<'_>) -> PyResult<([u8; 16], Vec<RawFd>)> {
         let ends = self.ends(py)?;
         if ends.memory.get().is_none() {
@@ -324,7 +362,8 @@ impl Core {
         Ok((ends.frame, fds))
     }
 
-    /// Opens this connection, which is closed, on what `parts` returned, and owns the descriptors from then on.
+    /// Opens this connection, which is closed, on what `_parts` returned, and owns the descriptors from then on.
+    #[pyo3(name = "_attach")]
     fn attach(&self, py: Python<'_>, frame: [u8; 16], fds: Vec<RawFd>, readable: bool, writable: bool) -> PyResult<()> {
         if fds.iter().any(|&fd| fd < 0) {
             return Err(PyTypeError::new_err("a descriptor is not negative"));

@@ -2,11 +2,12 @@
 //!
 //! - `connection.rs`: the methods of a connection, and what they check.
 //! - `half.rs`: use by several threads, waiting, signals, fork.
-//! - `pickling.rs`, `buffer.rs`: what they need of Python.
+//! - `pickling.rs`, `buffer.rs`, `call.rs`: what they need of Python.
 //!
 //! What is rarely asked for is left to Python (`ringpipe/_arguments.py`).
 
 mod buffer;
+mod call;
 mod connection;
 mod half;
 mod pickling;
@@ -20,6 +21,12 @@ mod _native {
 
     #[pymodule_export]
     use super::connection::{Core, connect};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::pickling::prepare(module.py())?;
+        super::connection::prepare(module.py())
+    }
 
     /// To be called before a fork: see `half.rs`.
     #[pyfunction]

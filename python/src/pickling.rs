@@ -4,7 +4,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 
-static FORKING_PICKLER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+use crate::call::call;
+
+static FORKING_DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
@@ -12,21 +14,33 @@ static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 const MOST: usize = 64;
 const DEEPEST: usize = 4;
 
+/// Gets the picklers, so that no thread has to that wants to be quick.
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    let _ = FORKING_DUMPS
+        .set(py, py.import("multiprocessing.reduction")?.getattr("ForkingPickler")?.getattr("dumps")?.unbind());
+    let pickle = py.import("pickle")?;
+    let _ = DUMPS.set(py, pickle.getattr("dumps")?.unbind());
+    let _ = LOADS.set(py, pickle.getattr("loads")?.unbind());
+    Ok(())
+}
+
+fn prepared<'a, 'py>(py: Python<'py>, function: &'a PyOnceLock<Py<PyAny>>) -> &'a Bound<'py, PyAny> {
+    function.get(py).expect("set when the module was imported").bind(py)
+}
+
 /// The object's pickle, in an object that has a buffer.
 ///
 /// `ForkingPickler` differs from a plain pickler in that it asks the registered reducers, which no pickler does for objects of the types that are looked for here. To
 /// set it up takes longer than to pickle some of them.
 pub(crate) fn dumps<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = object.py();
-    if is_plain(object, &mut MOST.clone(), DEEPEST) {
-        DUMPS.import(py, "pickle", "dumps")?.call1((object,))
-    } else {
-        FORKING_PICKLER.import(py, "multiprocessing.reduction", "ForkingPickler")?.call_method1("dumps", (object,))
-    }
+    let dumps = if is_plain(object, &mut MOST.clone(), DEEPEST) { &DUMPS } else { &FORKING_DUMPS };
+    call(py, prepared(py, dumps), (object,))
 }
 
 pub(crate) fn loads<'py>(pickle: Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
-    LOADS.import(pickle.py(), "pickle", "loads")?.call1((pickle,))
+    let py = pickle.py();
+    call(py, prepared(py, &LOADS), (pickle,))
 }
 
 /// Whether an object is of none but types that every pickler knows by itself.

@@ -151,12 +151,12 @@ def test_plain_pickles_and_copies_are_copies_of_the_end(protocol):
 
 def test_what_is_no_end_is_refused_and_leaks_nothing():
     a, b = ringpipe.Pipe()
-    frame, fds = a.parts()
+    frame, fds = a._parts()
     before = len(os.listdir("/proc/self/fd"))
     for wrong in ((frame, fds[:1], True, True), (frame, fds, True, False), (b"x" * 16, fds, True, True), (frame, [fds[1], fds[0], fds[2]], True, True)):
         fresh = ringpipe.Connection.__new__(ringpipe.Connection)
         with pytest.raises(OSError):
-            fresh.attach(wrong[0], [os.dup(fd) for fd in wrong[1]], *wrong[2:])
+            fresh._attach(wrong[0], [os.dup(fd) for fd in wrong[1]], *wrong[2:])
         assert fresh.closed
     assert len(os.listdir("/proc/self/fd")) == before
     a.send(1)

@@ -851,7 +851,7 @@ def test_pipes_leak_nothing():
             w.send([1])
             r.recv()
             r.fileno()
-            pickle.dumps(r.parts())
+            pickle.dumps(r._parts())
 
     once()
     before = len(os.listdir("/proc/self/fd")), len(open("/proc/self/maps").readlines())

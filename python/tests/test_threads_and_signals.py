@@ -489,6 +489,31 @@ def test_an_exit_with_open_ends_and_blocked_daemon_threads_is_clean(module, dela
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
+@pytest.mark.parametrize("delay", [0, 0.003] * 5)
+def test_an_exit_beside_daemon_threads_that_are_busy_is_clean(delay):
+    program = f"""
+        import threading, time
+        from ringpipe import Pipe
+
+        class Slow:
+            def __init__(self):
+                self.attribute = 1
+
+        def churn():
+            r, w = Pipe()
+            while True:
+                w.send(Slow())
+                r.recv()
+                r.poll(0.0001)
+
+        for _ in range(3):
+            threading.Thread(target=churn, daemon=True).start()
+        time.sleep({delay})
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
 def test_an_idle_receive_costs_next_to_nothing(thread):
     r, w = ringpipe.Pipe()
     thread(r.recv)
