@@ -117,7 +117,7 @@ TWINS = [
     # --- long messages
     ("a message cut short is given out", RECEIVER, "while assembly.missing() > 0 {\n            let record", "while assembly.missing() > 24 {\n            let record", "pipe-long-message"),
     ("the end of a cut message is silent", RECEIVER, "_ => return Err(RecvError::Cut),", "_ => return Ok(Some(assembly.finish().map_or_else(Received::Buffered, Received::Owned))),", "pipe-long-message-killed"),
-    ("a time-out inside a message takes nothing back", SENDER, "                    self.writer.abort();\n", "", "pipe-long-message-taken-back"),
+    ("a time-out inside a message takes nothing back", SENDER, "        self.writer.abort();\n", "", "pipe-long-message-taken-back"),
     # --- ends carried over the bell
     ("the record before its descriptors", SENDER, """        self.waiter.bell.carry(id, fds, deadline)""", """        self.finish(claim, Kind::End, frame.len());
         self.waiter.bell.carry(id, fds, deadline)""", "pipe-carried-end"),

@@ -136,6 +136,28 @@ pub trait End: Sealed + Sized + Send + 'static {
         }
         Self::build(Frame(frame), fds, Private)
     }
+
+    /// What another process needs to make a copy of this end, for those who have ways of their own to bring descriptors there: 16 bytes that say which end it is,
+    /// and its descriptors, for [`from_parts`](Self::from_parts). The end itself stays; a copy is one as `fork` makes them.
+    ///
+    /// The first descriptor is that of the memory, which all ends of a pipe that were not handed over have in common.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::InvalidInput`] for a [`Connection`] whose halves are those of different pipes.
+    fn parts(&self) -> io::Result<([u8; 16], Vec<BorrowedFd<'_>>)> {
+        self.check(Private)?;
+        Ok(pack(self))
+    }
+
+    /// The end that consists of these [`parts`](Self::parts), in the same order.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_from`](Self::recv_from). The descriptors are closed then.
+    fn from_parts(frame: [u8; 16], fds: Vec<OwnedFd>) -> Result<Self, AttachError> {
+        unpack(frame, fds)
+    }
 }
 
 /// An end that could not be handed over, and why.
@@ -216,6 +238,19 @@ impl Sender {
 }
 
 impl Receiver {
+    /// Another copy of this end, as `fork` makes one. Only one of them may be used to receive at a time; meanwhile others can be waited for
+    /// ([`wait`](crate::wait()), `as_fd`), from other threads, too. The sender gets a broken pipe when all are closed.
+    ///
+    /// The part of a long message that a receive had taken when it ran out of time is not copied.
+    ///
+    /// # Errors
+    ///
+    /// The system call's error, when descriptors run out.
+    pub fn try_clone(&self) -> io::Result<Receiver> {
+        let bell = self.bell().try_clone_to_owned()?;
+        Ok(Receiver::new(Arc::clone(&self.segment), self.direction, bell))
+    }
+
     /// Receives a pipe end sent with [`send_end`](Sender::send_end). Waits for it.
     ///
     /// # Errors

@@ -159,5 +159,5 @@ pub use listener::{Incoming, Listener, ListenerBuilder};
 pub use pipe::{Builder, DEFAULT_CAPACITY, WaitStrategy, pipe, simplex};
 pub use read_guard::ReadGuard;
 pub use receiver::{Iter, Receiver};
-pub use sender::{Sender, WriteGuard};
+pub use sender::{Progress, Sender, WriteGuard};
 pub use waitable::{Waitable, wait};

@@ -357,6 +357,33 @@ impl Receiver {
         Iter { receiver: self, deadline: Deadline::NOW, over: false }
     }
 
+    /// Whether a receive would find a message, or the start or a further part of a long one, without waiting, or fail with anything but end of file. Asks nobody,
+    /// so the sender's death is not noticed; receives nothing. True for nothing where [`wait`](crate::wait()) is.
+    #[inline]
+    pub fn has_something(&self) -> bool {
+        match self.state {
+            State::Clean | State::Partial(_) => self.reader.has_something(),
+            State::Corrupt | State::Ended { .. } => true,
+        }
+    }
+
+    /// Bytes of the message that a receive would take next or go on with, if it is a long one (more than a quarter of the capacity) and its start is there.
+    ///
+    /// A claim of the sender's, which may not keep it, or take the message back. Asks nobody, and receives nothing.
+    #[inline]
+    pub fn long_message_len(&mut self) -> Option<u64> {
+        match &self.state {
+            State::Clean => match self.reader.look() {
+                Look::Record(record) if record.kind == Kind::First && record.len > TOTAL => {
+                    Some(self.reader.first_word(record))
+                }
+                _ => None,
+            },
+            State::Partial(partial) => Some(partial.total as u64),
+            State::Corrupt | State::Ended { .. } => None,
+        }
+    }
+
     /// Bytes of the ring.
     pub fn capacity(&self) -> usize {
         self.reader.data().capacity()
@@ -764,14 +791,6 @@ impl Receiver {
         let fds = self.waiter.bell.take_carried(id(&frame));
         self.release(record);
         Ok((frame, fds.map_err(AttachError::Io)?.ok_or(RecvError::Cut)?))
-    }
-
-    /// Whether a receive would find something, or fail, without waiting. The sender's death aside.
-    pub(crate) fn has_something(&self) -> bool {
-        match self.state {
-            State::Clean | State::Partial(_) => self.reader.has_something(),
-            State::Corrupt | State::Ended { .. } => true,
-        }
     }
 
     /// The bell, for who waits for this end among others.

@@ -45,6 +45,16 @@ pub struct Sender {
     pub(crate) direction: usize,
 }
 
+/// How far a message got that [`Sender::send_bytes_part`] sends.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes in the ring, or received already.
+    sent: usize,
+}
+
+/// So much of a long message is sent between two looks at the clock, at most. More than the largest chunk.
+const PIECE: usize = 1 << 20;
+
 /// What a send that found no room in time returns.
 pub(crate) fn no_room(deadline: Deadline) -> SendError {
     if deadline.is_now() { SendError::Full } else { SendError::TimedOut }
@@ -112,6 +122,76 @@ impl Sender {
     /// As [`send_bytes_timeout`](Self::send_bytes_timeout).
     pub fn send_bytes_deadline(&mut self, message: &[u8], deadline: Instant) -> Result<(), SendError> {
         self.send_parts(&[IoSlice::new(message)], message.len(), Deadline::instant(deadline))
+    }
+
+    /// Sends one message as far as it gets in `timeout`; to be called again, with the same arguments, as long as it times out. For callers that have
+    /// other things to look after meanwhile: however long the message is, and however slow its receiver, it gets on.
+    ///
+    /// Nothing else may be sent in between, or the receiver loses the message ([`RecvError::Cut`](crate::RecvError::Cut)); to give it up, there is
+    /// [`take_back`](Self::take_back). `progress` is what [`Progress::default`] gives, for each message anew.
+    ///
+    /// ```
+    /// # use ringpipe::{Progress, SendError};
+    /// # use std::time::Duration;
+    /// # let (mut receiver, mut sender) = ringpipe::Builder::new().capacity(4096).simplex()?;
+    /// # let reading = std::thread::spawn(move || receiver.recv_bytes());
+    /// let (message, mut progress) = (vec![7; 100_000], Progress::default());
+    /// while let Err(e) = sender.send_bytes_part(&message, &mut progress, Duration::from_millis(1)) {
+    ///     match e {
+    ///         SendError::TimedOut => println!("still waiting for room"),
+    ///         e => return Err(e.into()),
+    ///     }
+    /// }
+    /// # assert_eq!(reading.join().unwrap()?, message);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::TimedOut`], after which a part of a message longer than a quarter of the capacity may have been sent, and nothing of a shorter one;
+    /// [`SendError::Disconnected`].
+    ///
+    /// # Panics
+    ///
+    /// If `progress` is that of a longer message.
+    pub fn send_bytes_part(
+        &mut self,
+        message: &[u8],
+        progress: &mut Progress,
+        timeout: Duration,
+    ) -> Result<(), SendError> {
+        if message.len() <= self.max_reserve() {
+            return self.send_bytes_timeout(message, timeout);
+        }
+        if self.waiter.bell.is_gone() {
+            return Err(SendError::Disconnected);
+        }
+        let deadline = Deadline::after(timeout);
+        loop {
+            // A piece at a time, so that the clock is looked at also where nothing has to be waited for.
+            let (len, sent) = (message.len(), &mut progress.sent);
+            let (rest, end) = ([IoSlice::new(&message[*sent..])], len.min(*sent + PIECE));
+            self.stream_parts(&mut Gather::new(&rest), len, sent, end, deadline)?;
+            if progress.sent == len {
+                return Ok(());
+            }
+            if deadline.passed() {
+                return Err(no_room(deadline));
+            }
+        }
+    }
+
+    /// Takes back the part of a message that [`send_bytes_part`](Self::send_bytes_part) has sent: nothing of it arrives. There is always room for that.
+    pub fn take_back(&mut self, progress: &mut Progress) {
+        if std::mem::take(progress).sent > 0 {
+            self.retract();
+        }
+    }
+
+    /// Takes back what has been sent of a long message.
+    pub(crate) fn retract(&mut self) {
+        self.writer.abort();
+        self.waiter.notify();
     }
 
     /// Opens a batch: messages that are pushed to it are sent together, some at a time. Many short ones in a row take down to half as long so.
@@ -414,25 +494,34 @@ impl Sender {
 
     /// A message too long for one record: sent in parts, received while it is being sent.
     fn stream(&mut self, mut gather: Gather<'_>, len: usize, deadline: Deadline) -> Result<(), SendError> {
-        let chunk = self.writer.data().stream_chunk();
         if deadline.is_immediate() {
-            self.room_for_stream(len, chunk, deadline)?;
+            self.room_for_stream(len, self.writer.data().stream_chunk(), deadline)?;
         }
-        let claim = self.claim(self.part_len(len, len), deadline)?;
-        let mut left = len - self.put_part(claim, &mut gather, len, len);
-        while left > 0 {
-            if self.waiter.bell.is_gone() {
+        let mut sent = 0;
+        let result = self.stream_parts(&mut gather, len, &mut sent, len, deadline);
+        if sent > 0 && matches!(result, Err(SendError::Full | SendError::TimedOut)) {
+            self.retract();
+        }
+        result
+    }
+
+    /// The parts of a long message of `len` bytes, of which `sent` have been sent and `gather` has the others, as far as `end`, or a little further. They stay sent if time
+    /// runs out.
+    fn stream_parts(
+        &mut self,
+        gather: &mut Gather<'_>,
+        len: usize,
+        sent: &mut usize,
+        end: usize,
+        deadline: Deadline,
+    ) -> Result<(), SendError> {
+        while *sent < end {
+            if *sent > 0 && self.waiter.bell.is_gone() {
                 return Err(SendError::Disconnected);
             }
-            let claim = match self.claim(self.part_len(len, left), deadline) {
-                Ok(claim) => claim,
-                Err(e) => {
-                    self.writer.abort();
-                    self.waiter.notify();
-                    return Err(e);
-                }
-            };
-            left -= self.put_part(claim, &mut gather, len, left);
+            let left = len - *sent;
+            let claim = self.claim(self.part_len(len, left), deadline)?;
+            *sent += self.put_part(claim, gather, len, left);
         }
         Ok(())
     }
@@ -549,12 +638,6 @@ impl Sender {
             *sent += self.put_part(claim, &mut gather, len, left);
         }
         Ok(*sent == len)
-    }
-
-    /// Takes back what [`send_some`](Self::send_some) has sent of a message.
-    pub(crate) fn take_back(&mut self) {
-        self.writer.abort();
-        self.waiter.notify();
     }
 
     /// What there is to wait with for room for the next record of such a message, and whether it is there.

@@ -63,8 +63,8 @@ fn no_message_takes_many_more_instructions_than_it_did() {
     }
     let (_alone, _watchdog) = (alone(), watchdog(300));
     let mut rows = Vec::new();
-    // Bytes of a message, and what a send and a receive of it took.
-    for (len, send, recv) in [(8, 61.0, 53.0), (64, 70.0, 58.0), (1024, 295.0, 190.0)] {
+    // Bytes of a message, and what a send and a receive of it took. Long ones are copied by the C library, by what the processor has: these took the most on a Zen 3.
+    for (len, send, recv) in [(8, 61.0, 53.0), (64, 70.0, 58.0), (1024, 340.0, 230.0)] {
         let message = vec![7; len];
         let sent = each(two, |(_, sender), n| (0..n).for_each(|_| sender.send_bytes(&message).unwrap()));
         let pipe = || filled(two(), |(_, sender)| sender.send_bytes(&message).unwrap());

@@ -11,8 +11,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use ringpipe::{
-    AttachError, BufferTooShort, BuildError, Builder, Connection, DEFAULT_CAPACITY, Receiver, RecvError, RecvIntoError,
-    SendError, Sender, pipe, simplex,
+    AttachError, BufferTooShort, BuildError, Builder, Connection, DEFAULT_CAPACITY, End, Progress, Receiver, RecvError,
+    RecvIntoError, SendError, Sender, pipe, simplex, wait,
 };
 use support::forms::Waits::{Ever, InTime, Never};
 use support::forms::{LONG, SHORT, fill_by, lasting, message, parts, recv_forms, send_forms};
@@ -1053,6 +1053,52 @@ fn a_long_send_that_times_out_is_taken_back_whole() {
 }
 
 #[test]
+fn a_long_message_sent_a_part_at_a_time_gets_on_however_short_the_times_are() {
+    let _guard = guard();
+    let (receiver, sender) = small_simplex();
+    let (child, mut sender) = fork_split(sender, receiver, |mut receiver| {
+        assert_eq!(receiver.recv_bytes().unwrap(), message(1, HUGE * 100));
+        assert_eq!(receiver.recv_bytes().unwrap(), b"short");
+        0
+    });
+    for (message, sent) in [(message(1, HUGE * 100), "long"), (b"short".to_vec(), "short")] {
+        let mut progress = Progress::default();
+        loop {
+            match sender.send_bytes_part(&message, &mut progress, Duration::from_micros(50)) {
+                Ok(()) => break,
+                Err(SendError::TimedOut) => {}
+                Err(e) => panic!("the {sent} message: {e}"),
+            }
+        }
+    }
+    child.succeeds();
+}
+
+#[test]
+fn a_part_of_a_message_that_is_taken_back_never_arrives() {
+    let _guard = guard();
+    let (mut receiver, mut sender) = small_simplex();
+    let mut progress = Progress::default();
+    sender.take_back(&mut progress);
+    assert!(matches!(receiver.try_recv_bytes(), Err(RecvError::Empty)));
+    let result = sender.send_bytes_part(&[1; HUGE], &mut progress, SHORT);
+    assert!(matches!(result, Err(SendError::TimedOut)), "{result:?}");
+    assert!(receiver.has_something());
+    assert_eq!(receiver.long_message_len(), Some(HUGE as u64));
+    assert!(matches!(receiver.try_recv_bytes(), Err(RecvError::Empty)));
+    assert_eq!(receiver.long_message_len(), Some(HUGE as u64));
+    sender.take_back(&mut progress);
+    assert!(matches!(receiver.try_recv_bytes(), Err(RecvError::Empty)));
+    assert!(!receiver.has_something());
+    sender.send_bytes(b"next").unwrap();
+    assert_eq!(receiver.long_message_len(), None);
+    assert_eq!(receiver.recv_bytes().unwrap(), b"next");
+    drop(receiver);
+    let result = sender.send_bytes_part(&[1; HUGE], &mut Progress::default(), SHORT);
+    assert!(matches!(result, Err(SendError::Disconnected)), "{result:?}");
+}
+
+#[test]
 fn a_long_message_taken_back_while_it_is_being_received_gives_way_to_the_next() {
     let _guard = guard();
     // The receiver has to look before the sender gives up, for which a busy machine may need longer.
@@ -1694,4 +1740,49 @@ fn an_event_loop_never_misses_a_message_of_another_process() {
     assert!(poll_fd(mine.as_fd(), libc::POLLIN, LONG) != 0, "end of file was missed");
     assert!(matches!(mine.try_recv_bytes(), Err(RecvError::Disconnected)));
     child.succeeds();
+}
+
+#[test]
+fn a_clone_of_a_receiver_is_a_copy_of_the_end() {
+    let _guard = guard();
+    let (mut receiver, mut sender) = small_simplex();
+    let copy = receiver.try_clone().unwrap();
+    std::thread::scope(|scope| {
+        // Waited for by shared reference, while another thread sends.
+        let waiting = scope.spawn(|| wait(&[&copy], Some(LONG)).unwrap());
+        sender.send_bytes(b"one").unwrap();
+        assert_eq!(waiting.join().unwrap(), [0]);
+    });
+    assert!(copy.has_something() && receiver.has_something());
+    assert_eq!(receiver.recv_bytes().unwrap(), b"one");
+    assert!(!copy.has_something() && !readable(&copy));
+    sender.send_bytes(b"two").unwrap();
+    drop(receiver);
+    sender.send_bytes(b"three").unwrap();
+    let mut copy = copy;
+    assert_eq!((copy.recv_bytes().unwrap(), copy.recv_bytes().unwrap()), (b"two".to_vec(), b"three".to_vec()));
+    drop(copy);
+    assert!(matches!(sender.send_bytes(b"four"), Err(SendError::Disconnected)));
+}
+
+#[test]
+fn an_end_is_made_of_its_parts() {
+    fn copy<E: End>(end: &E) -> E {
+        let (frame, fds) = end.parts().unwrap();
+        E::from_parts(frame, fds.iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect()).unwrap()
+    }
+    let _guard = guard();
+    let (mut a, b) = small_pipe();
+    a.send_bytes(b"before").unwrap();
+    let mut other = copy(&b);
+    drop(b);
+    assert_eq!(other.recv_bytes().unwrap(), b"before");
+    other.send_bytes(b"back").unwrap();
+    assert_eq!(copy(&a).recv_bytes().unwrap(), b"back");
+    let (frame, _) = a.parts().unwrap();
+    assert!(matches!(Connection::from_parts(frame, Vec::new()), Err(AttachError::BadHandover { .. })));
+    let (receiver, _sender) = small_simplex();
+    let (frame, fds) = receiver.parts().unwrap();
+    let fds = fds.iter().map(|fd| fd.try_clone_to_owned().unwrap()).collect();
+    assert!(matches!(Sender::from_parts(frame, fds), Err(AttachError::WrongEnd { .. })));
 }

@@ -121,6 +121,8 @@ pub(crate) struct Record {
 unsafe impl Send for Writer {}
 // SAFETY: as for `Writer`.
 unsafe impl Send for Reader {}
+// SAFETY: what takes a shared reference only looks at those atomics.
+unsafe impl Sync for Reader {}
 
 impl Writer {
     /// # Safety

@@ -144,7 +144,7 @@ impl Sender {
     /// Takes back a long message that was sent in part.
     fn take_back(&mut self) {
         if std::mem::take(&mut self.sent) > 0 {
-            self.end.take_back();
+            self.end.retract();
         }
     }
 }

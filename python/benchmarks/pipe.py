@@ -1,0 +1,156 @@
+"""How much faster than multiprocessing.Pipe is ringpipe.Pipe, between two processes?
+
+    python benchmarks/pipe.py [--rounds N] [--short]
+
+Both take turns in short rounds, each with a child of its own; the two processes are kept on two processors where there are as many. Figures are medians of the rounds, and so are
+the ratios, of which the least and the greatest of a round are given as well.
+"""
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+
+import ringpipe
+
+PIPES = {"multiprocessing": multiprocessing.Pipe, "ringpipe": ringpipe.Pipe}
+CPUS = sorted(os.sched_getaffinity(0))
+
+
+def in_child(body):
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            if len(CPUS) > 1:
+                os.sched_setaffinity(0, {CPUS[1]})
+            body()
+            status = 0
+        finally:
+            os._exit(status)
+    return pid
+
+
+def stream(Pipe, count, send, receive):
+    """Seconds that count messages take one way, from the first that is received to the last."""
+    r, w = Pipe(False)
+
+    def child():
+        r.close()
+        put = send(w)
+        for _ in range(count + 1):
+            put()
+
+    pid = in_child(child)
+    w.close()
+    get = receive(r)
+    get()
+    start = time.perf_counter()
+    for _ in range(count):
+        get()
+    seconds = time.perf_counter() - start
+    r.close()
+    assert os.waitpid(pid, 0)[1] == 0
+    return seconds
+
+
+def one_way(message):
+    def send(w):
+        put = w.send_bytes
+        return lambda: put(message)
+
+    return lambda Pipe, count: stream(Pipe, count, send, lambda r: r.recv_bytes)
+
+
+def one_way_in_place(message):
+    def send(w):
+        put = w.send_bytes
+        return lambda: put(message)
+
+    def receive(r):
+        get, place = r.recv_bytes_into, bytearray(len(message))
+        return lambda: get(place)
+
+    return lambda Pipe, count: stream(Pipe, count, send, receive)
+
+
+def objects(obj):
+    def send(w):
+        put = w.send
+        return lambda: put(obj)
+
+    return lambda Pipe, count: stream(Pipe, count, send, lambda r: r.recv)
+
+
+def round_trip(message):
+    def measure(Pipe, count):
+        a, b = Pipe()
+
+        def child():
+            a.close()
+            get, put = b.recv_bytes, b.send_bytes
+            for _ in range(count + 1):
+                put(get())
+
+        pid = in_child(child)
+        b.close()
+        get, put = a.recv_bytes, a.send_bytes
+        put(message)
+        get()
+        start = time.perf_counter()
+        for _ in range(count):
+            put(message)
+            get()
+        seconds = time.perf_counter() - start
+        a.close()
+        assert os.waitpid(pid, 0)[1] == 0
+        return seconds
+
+    return measure
+
+
+# What is measured, messages a round through the original (and as many times more through ringpipe), and the unit.
+SCENES = [
+    ("64 B one way, send_bytes, recv_bytes", one_way(bytes(64)), 20_000, 10, "M/s"),
+    ("64 B there and back, send_bytes, recv_bytes", round_trip(bytes(64)), 1_500, 20, "us"),
+    ("(1, 'job', 2.5) one way, send, recv", objects((1, "job", 2.5)), 15_000, 3, "M/s"),
+    ("list of 100 numbers one way, send, recv", objects(list(range(100))), 8_000, 2, "M/s"),
+    ("4 KiB one way, send_bytes, recv_bytes", one_way(bytes(4 << 10)), 10_000, 5, "M/s"),
+    ("1 MiB one way, send_bytes, recv_bytes", one_way(bytes(1 << 20)), 100, 4, "GB/s"),
+    ("1 MiB one way, send_bytes, recv_bytes_into", one_way_in_place(bytes(1 << 20)), 100, 4, "GB/s"),
+]  # fmt: skip
+
+
+def show(seconds, unit):
+    return {"M/s": 1e-6 / seconds, "us": 1e6 * seconds, "GB/s": (1 << 20) / seconds / 1e9}[unit]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--short", action="store_true", help="only to see that all of it works")
+    args = parser.parse_args()
+    rounds = 1 if args.short else args.rounds
+    if len(CPUS) > 1:
+        os.sched_setaffinity(0, {CPUS[0]})
+    print(f"Python {sys.version.split()[0]}, {len(CPUS)} processors, {rounds} rounds\n")
+    print("| what | multiprocessing | ringpipe | ratio | range |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, measure, count, more, unit in SCENES:
+        if args.short:
+            count = max(count // 50, 5)
+        times = {pipe: [] for pipe in PIPES}
+        for _ in range(rounds):
+            for pipe, Pipe in PIPES.items():
+                messages = count * more if pipe == "ringpipe" else count
+                times[pipe].append(measure(Pipe, messages) / messages)
+        ratios = [before / now for before, now in zip(times["multiprocessing"], times["ringpipe"])]
+        before, now = (show(statistics.median(times[pipe]), unit) for pipe in PIPES)
+        ratio = statistics.median(ratios)
+        print(f"| {name} | {before:.3g} {unit} | {now:.3g} {unit} | {ratio:.1f}x | {min(ratios):.1f}-{max(ratios):.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

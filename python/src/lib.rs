@@ -1,0 +1,42 @@
+//! The native part of the Python package `ringpipe`: connections that behave as those of `multiprocessing`, over the rings of the crate of the same name.
+//!
+//! - `connection.rs`: the methods of a connection, and what they check.
+//! - `half.rs`: use by several threads, waiting, signals, fork.
+//! - `pickling.rs`, `buffer.rs`, `call.rs`: what they need of Python.
+//!
+//! What is rarely asked for is left to Python (`ringpipe/_arguments.py`).
+
+mod buffer;
+mod call;
+mod connection;
+mod half;
+mod pickling;
+
+use pyo3::prelude::*;
+
+/// The native part of ringpipe.
+#[pymodule]
+mod _native {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use super::connection::{Core, connect};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::pickling::prepare(module.py())?;
+        super::connection::prepare(module.py())
+    }
+
+    /// To be called before a fork: see `half.rs`.
+    #[pyfunction]
+    fn before_fork() {
+        super::half::before_fork();
+    }
+
+    /// To be called after a fork, in the child.
+    #[pyfunction]
+    fn after_fork_in_child() {
+        super::half::after_fork_in_child();
+    }
+}
