@@ -19,7 +19,7 @@ use clap::{CommandFactory, Parser, Subcommand};
     name = "ringpipe",
     version,
     about = ABOUT,
-    long_about = format!("{ABOUT}.\n\nWithout a command, it measures: see `ringpipe help bench`."),
+    long_about = format!("{ABOUT}.\n\nWithout a command, it starts a second process and measures pipes to it: see `ringpipe help bench`."),
     args_conflicts_with_subcommands = true
 )]
 struct Cli {
