@@ -221,20 +221,24 @@ impl RecvHalf {
         py: Python<'_>,
         mut receive: impl FnMut(&mut Receiver, Duration) -> Result<T, RecvError> + Send,
     ) -> Result<T, Fault> {
-        // What has arrived of a long message has to be moved each time that it is given up for a moment, so that is done less and less often.
         let mut time = SLICE;
         loop {
-            let step = detached(py, || Some(receive(&mut *lock_within(&self.receiver, SLICE)?, time)));
+            let step = detached(py, || {
+                let mut receiver = lock_within(&self.receiver, SLICE)?;
+                let received = receive(&mut receiver, time);
+                Some((received, receiver.long_message_len().is_some()))
+            });
             match step {
                 None => {}
-                Some(Ok(received)) => return Ok(received),
-                Some(Err(RecvError::TimedOut)) => {
+                Some((Ok(received), _)) => return Ok(received),
+                Some((Err(RecvError::TimedOut), inside)) => {
                     // A signal may have come meanwhile, which does not end the sleep.
                     py.check_signals()?;
                     self.sleep(py, None);
-                    time = (2 * time).min(LONGEST);
+                    // What has arrived of a long message has to be moved each time that it is given up for a moment, so that is done less and less often.
+                    time = if inside { (2 * time).min(LONGEST) } else { SLICE };
                 }
-                Some(Err(e)) => return Err(e.into()),
+                Some((Err(e), _)) => return Err(e.into()),
             }
             py.check_signals()?;
         }
