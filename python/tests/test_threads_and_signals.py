@@ -40,6 +40,8 @@ BLOCKING = {
 @pytest.mark.parametrize("name", BLOCKING)
 @pytest.mark.parametrize("after", [0.003, 0.1])
 def test_a_handler_that_raises_ends_a_wait_at_once_and_nothing_is_consumed(Pipe, duplex, name, after, handler):
+    if Pipe is not ringpipe.Pipe and after < 0.05:
+        pytest.skip("the original may miss a signal that comes just before it sleeps, and then sleeps for ever")
     r, w = Pipe(duplex)
     later = handler(stop)
     start = time.monotonic()
