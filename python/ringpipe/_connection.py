@@ -24,7 +24,11 @@ def recv_handle(conn):
 
 
 reduction.send_handle, reduction.recv_handle = send_handle, recv_handle
-os.register_at_fork(before=_native.before_fork, after_in_child=_native.after_fork_in_child)
+os.register_at_fork(
+    before=_native.before_fork,
+    after_in_parent=_native.after_fork_in_parent,
+    after_in_child=_native.after_fork_in_child,
+)
 
 
 class Connection(_native.Core, multiprocessing.connection.Connection):

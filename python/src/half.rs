@@ -20,7 +20,8 @@
 //! # Fork
 //!
 //! A child has one thread, and a lock that another thread of its parent held would stay locked there for ever. So whoever forks waits (`before_fork`) until
-//! no thread is in [`detached`], which is where locks are held without the GIL. Nobody can get into it meanwhile, for that takes the GIL.
+//! no thread is in [`detached`], which is where locks are held without the GIL; and from then until it has forked no other gets into it. (To keep the GIL would not
+//! do: others have functions called before a fork, too.)
 
 use std::cell::Cell;
 use std::os::fd::AsFd;
@@ -47,11 +48,18 @@ const SHORT: usize = 512;
 
 /// Threads that may hold a lock without the GIL.
 static DETACHED: AtomicUsize = AtomicUsize::new(0);
+/// Threads that are about to fork.
+static FORKING: AtomicUsize = AtomicUsize::new(0);
+thread_local!(static FORKING_HERE: Cell<bool> = const { Cell::new(false) });
 /// Forks that lead to this process.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
 /// Runs `step` without the GIL. It must not take long.
 fn detached<T: Send>(py: Python<'_>, step: impl FnOnce() -> T + Send) -> T {
+    while is_forked_elsewhere() {
+        py.detach(|| thread::sleep(RETRY));
+    }
+    // With the GIL, so `before_fork` either sees it or has been seen.
     DETACHED.fetch_add(1, Ordering::SeqCst);
     py.detach(|| {
         let result = step();
@@ -61,15 +69,28 @@ fn detached<T: Send>(py: Python<'_>, step: impl FnOnce() -> T + Send) -> T {
     })
 }
 
+fn is_forked_elsewhere() -> bool {
+    FORKING.load(Ordering::SeqCst) > 0 && !FORKING_HERE.get()
+}
+
 /// Waits, with the GIL, until nobody holds a lock without it. Not for ever: if that takes so long, something else is wrong.
 pub(crate) fn before_fork() {
+    FORKING.fetch_add(1, Ordering::SeqCst);
+    FORKING_HERE.set(true);
     let limit = Instant::now() + Duration::from_secs(5);
     while DETACHED.load(Ordering::SeqCst) > 0 && Instant::now() < limit {
         thread::sleep(RETRY);
     }
 }
 
+pub(crate) fn after_fork_in_parent() {
+    FORKING_HERE.set(false);
+    FORKING.fetch_sub(1, Ordering::SeqCst);
+}
+
 pub(crate) fn after_fork_in_child() {
+    FORKING_HERE.set(false);
+    FORKING.store(0, Ordering::SeqCst);
     DETACHED.store(0, Ordering::SeqCst);
     FORKS.fetch_add(1, Ordering::SeqCst);
 }
@@ -221,20 +242,24 @@ impl RecvHalf {
         py: Python<'_>,
         mut receive: impl FnMut(&mut Receiver, Duration) -> Result<T, RecvError> + Send,
     ) -> Result<T, Fault> {
-        // What has arrived of a long message has to be moved each time that it is given up for a moment, so that is done less and less often.
         let mut time = SLICE;
         loop {
-            let step = detached(py, || Some(receive(&mut *lock_within(&self.receiver, SLICE)?, time)));
+            let step = detached(py, || {
+                let mut receiver = lock_within(&self.receiver, SLICE)?;
+                let received = receive(&mut receiver, time);
+                Some((received, receiver.long_message_len().is_some()))
+            });
             match step {
                 None => {}
-                Some(Ok(received)) => return Ok(received),
-                Some(Err(RecvError::TimedOut)) => {
+                Some((Ok(received), _)) => return Ok(received),
+                Some((Err(RecvError::TimedOut), inside)) => {
                     // A signal may have come meanwhile, which does not end the sleep.
                     py.check_signals()?;
                     self.sleep(py, None);
-                    time = (2 * time).min(LONGEST);
+                    // What has arrived of a long message has to be moved each time that it is given up for a moment, so that is done less and less often.
+                    time = if inside { (2 * time).min(LONGEST) } else { SLICE };
                 }
-                Some(Err(e)) => return Err(e.into()),
+                Some((Err(e), _)) => return Err(e.into()),
             }
             py.check_signals()?;
         }

@@ -34,6 +34,12 @@ mod _native {
         super::half::before_fork();
     }
 
+    /// To be called after a fork, in the parent, also if it has failed.
+    #[pyfunction]
+    fn after_fork_in_parent() {
+        super::half::after_fork_in_parent();
+    }
+
     /// To be called after a fork, in the child.
     #[pyfunction]
     fn after_fork_in_child() {

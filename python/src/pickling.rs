@@ -11,7 +11,7 @@ static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 /// How many objects are looked at, and how deep, to find out that they are plain.
-const MOST: usize = 64;
+const MOST: usize = 128;
 const DEEPEST: usize = 4;
 
 /// Gets the picklers, so that no thread has to that wants to be quick.

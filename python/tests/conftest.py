@@ -30,6 +30,7 @@ def fork():
         pid = os.fork()
         if pid == 0:
             status = 1
+            signal.alarm(60)  # the watchdog is the parent's
             try:
                 body()
                 status = 0

@@ -40,6 +40,8 @@ BLOCKING = {
 @pytest.mark.parametrize("name", BLOCKING)
 @pytest.mark.parametrize("after", [0.003, 0.1])
 def test_a_handler_that_raises_ends_a_wait_at_once_and_nothing_is_consumed(Pipe, duplex, name, after, handler):
+    if Pipe is not ringpipe.Pipe and after < 0.05:
+        pytest.skip("the original may miss a signal that comes just before it sleeps, and then sleeps for ever")
     r, w = Pipe(duplex)
     later = handler(stop)
     start = time.monotonic()
@@ -348,6 +350,28 @@ def test_forks_beside_busy_threads(Pipe, thread):
     w.send_bytes(b"stop")
     receiver.join(10)
     assert count[0] > 0
+
+
+def test_forks_while_others_have_functions_called_before_a_fork():
+    # Registered before the package is imported, these run between its own and the fork, and let other threads run.
+    program = """
+        import os, signal, threading, time
+        os.register_at_fork(before=lambda: time.sleep(0.01))
+        from ringpipe import Pipe
+
+        r, w = Pipe()
+        threading.Thread(target=lambda: [r.poll(0.002) for _ in iter(int, 1)], daemon=True).start()
+        for i in range(40):
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(10)
+                r.fileno()
+                assert r.poll(0.001) is False
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 @BOTH
