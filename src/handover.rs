@@ -22,6 +22,7 @@ use crate::receiver::Receiver;
 use crate::segment::Segment;
 use crate::sender::Sender;
 use crate::sys;
+use crate::waitable::Watcher;
 use sealed::{Private, Sealed};
 
 /// What can be handed to another process: a [`Connection`], a [`Sender`] or a [`Receiver`].
@@ -238,17 +239,14 @@ impl Sender {
 }
 
 impl Receiver {
-    /// Another copy of this end, as `fork` makes one. Only one of them may be used to receive at a time; meanwhile others can be waited for
-    /// ([`wait`](crate::wait()), `as_fd`), from other threads, too. The sender gets a broken pipe when all are closed.
-    ///
-    /// The part of a long message that a receive had taken when it ran out of time is not copied.
+    /// Something to wait for this end with while another thread may be using it. The sender gets a broken pipe only when this is closed, too.
     ///
     /// # Errors
     ///
     /// The system call's error, when descriptors run out.
-    pub fn try_clone(&self) -> io::Result<Receiver> {
+    pub fn watcher(&self) -> io::Result<Watcher> {
         let bell = self.bell().try_clone_to_owned()?;
-        Ok(Receiver::new(Arc::clone(&self.segment), self.direction, bell))
+        Ok(Watcher(Receiver::new(Arc::clone(&self.segment), self.direction, bell)))
     }
 
     /// Receives a pipe end sent with [`send_end`](Sender::send_end). Waits for it.

@@ -160,4 +160,4 @@ pub use pipe::{Builder, DEFAULT_CAPACITY, WaitStrategy, pipe, simplex};
 pub use read_guard::ReadGuard;
 pub use receiver::{Iter, Receiver};
 pub use sender::{Progress, Sender, WriteGuard};
-pub use waitable::{Waitable, wait};
+pub use waitable::{Waitable, Watcher, wait};

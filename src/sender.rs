@@ -128,7 +128,7 @@ impl Sender {
     /// other things to look after meanwhile: however long the message is, and however slow its receiver, it gets on.
     ///
     /// Nothing else may be sent in between, or the receiver loses the message ([`RecvError::Cut`](crate::RecvError::Cut)); to give it up, there is
-    /// [`take_back`](Self::take_back). `progress` is what [`Progress::default`] gives, for each message anew.
+    /// [`take_back`](Self::take_back). `progress` is what [`Progress::default`] gives at first, and again when the message has been sent or taken back.
     ///
     /// ```
     /// # use ringpipe::{Progress, SendError};
@@ -153,14 +153,16 @@ impl Sender {
     ///
     /// # Panics
     ///
-    /// If `progress` is that of a longer message.
+    /// If `progress` is seen to be that of another message.
     pub fn send_bytes_part(
         &mut self,
         message: &[u8],
         progress: &mut Progress,
         timeout: Duration,
     ) -> Result<(), SendError> {
+        assert!(progress.sent < message.len().max(1), "progress of another message");
         if message.len() <= self.max_reserve() {
+            assert_eq!(progress.sent, 0, "progress of another message");
             return self.send_bytes_timeout(message, timeout);
         }
         if self.waiter.bell.is_gone() {
@@ -173,6 +175,8 @@ impl Sender {
             let (rest, end) = ([IoSlice::new(&message[*sent..])], len.min(*sent + PIECE));
             self.stream_parts(&mut Gather::new(&rest), len, sent, end, deadline)?;
             if progress.sent == len {
+                // So that it can be used for the next one.
+                *progress = Progress::default();
                 return Ok(());
             }
             if deadline.passed() {

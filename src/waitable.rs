@@ -13,7 +13,7 @@ use crate::select::{self, wait_for};
 use crate::{Connection, Receiver, mpmc};
 use sealed::{Sealed, Source};
 
-/// What [`wait`] can wait for: [`Receiver`], [`Connection`] and [`mpmc::Receiver`], which are ready when something can be received; and descriptors
+/// What [`wait`] can wait for: [`Receiver`] (or its [`Watcher`]), [`Connection`] and [`mpmc::Receiver`], which are ready when something can be received; and descriptors
 /// of other kinds, which are ready when they are readable.
 ///
 /// For a type that is not in the list below, pass what its `as_fd` returns; mind that what a buffered reader has read already is nothing to a descriptor.
@@ -72,6 +72,25 @@ pub fn wait(ends: &[&dyn Waitable], timeout: Option<Duration>) -> io::Result<Vec
     wait_for(ends.iter().map(|end| end.source().0), deadline)
 }
 
+/// Waits for a receiving end, by [`wait`] or its descriptor, and receives nothing; made by [`Receiver::watcher`].
+///
+/// Messages that were received by the end do not show in the descriptor by themselves: ask for it (`as_fd`) anew before each wait.
+#[derive(Debug)]
+pub struct Watcher(pub(crate) Receiver);
+
+impl AsFd for Watcher {
+    /// As [`Receiver`]'s, as of now.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Sealed for Watcher {
+    fn source(&self) -> Source<'_> {
+        Source(select::Source::Pipe(&self.0))
+    }
+}
+
 impl Sealed for Receiver {
     fn source(&self) -> Source<'_> {
         Source(select::Source::Pipe(self))
@@ -91,6 +110,7 @@ impl Sealed for Connection {
 }
 
 impl Waitable for Receiver {}
+impl Waitable for Watcher {}
 impl Waitable for mpmc::Receiver {}
 impl Waitable for Connection {}
 

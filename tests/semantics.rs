@@ -1743,26 +1743,46 @@ fn an_event_loop_never_misses_a_message_of_another_process() {
 }
 
 #[test]
-fn a_clone_of_a_receiver_is_a_copy_of_the_end() {
+fn a_receiver_is_waited_for_by_its_watcher_while_it_receives() {
     let _guard = guard();
     let (mut receiver, mut sender) = small_simplex();
-    let copy = receiver.try_clone().unwrap();
+    let watcher = receiver.watcher().unwrap();
     std::thread::scope(|scope| {
-        // Waited for by shared reference, while another thread sends.
-        let waiting = scope.spawn(|| wait(&[&copy], Some(LONG)).unwrap());
+        let waiting = scope.spawn(|| wait(&[&watcher], Some(LONG)).unwrap());
         sender.send_bytes(b"one").unwrap();
         assert_eq!(waiting.join().unwrap(), [0]);
     });
-    assert!(copy.has_something() && receiver.has_something());
+    assert!(readable(&watcher));
     assert_eq!(receiver.recv_bytes().unwrap(), b"one");
-    assert!(!copy.has_something() && !readable(&copy));
+    assert!(!readable(&watcher));
     sender.send_bytes(b"two").unwrap();
+    assert!(readable(&watcher));
     drop(receiver);
-    sender.send_bytes(b"three").unwrap();
-    let mut copy = copy;
-    assert_eq!((copy.recv_bytes().unwrap(), copy.recv_bytes().unwrap()), (b"two".to_vec(), b"three".to_vec()));
-    drop(copy);
-    assert!(matches!(sender.send_bytes(b"four"), Err(SendError::Disconnected)));
+    assert!(!sender.is_disconnected(), "the watcher is left");
+    drop(watcher);
+    assert!(matches!(sender.send_bytes(b"three"), Err(SendError::Disconnected)));
+}
+
+#[test]
+fn progress_can_be_used_for_one_message_after_the_other() {
+    let _guard = guard();
+    let (mut receiver, mut sender) = small_simplex();
+    let lengths = [10_000, 10_000, 20_000, 10, 10_000];
+    let sending = std::thread::spawn(move || {
+        let mut progress = Progress::default();
+        for (i, len) in lengths.into_iter().enumerate() {
+            let message = vec![i as u8; len];
+            while let Err(e) = sender.send_bytes_part(&message, &mut progress, Duration::from_millis(1)) {
+                assert!(matches!(e, SendError::TimedOut), "{e}");
+            }
+            sender.take_back(&mut progress); // there is nothing to be taken back
+        }
+    });
+    for (i, len) in lengths.into_iter().enumerate() {
+        assert_eq!(receiver.recv_bytes_timeout(LONG).unwrap(), vec![i as u8; len]);
+    }
+    sending.join().unwrap();
+    assert!(matches!(receiver.recv_bytes(), Err(RecvError::Disconnected)));
 }
 
 #[test]

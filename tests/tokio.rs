@@ -436,6 +436,61 @@ fn a_task_that_always_finds_a_message_lets_others_run() {
 }
 
 #[test]
+fn a_task_that_always_finds_room_for_its_sink_lets_others_run() {
+    let _guard = guard();
+    one_thread().block_on(async {
+        let (_receiver, mut sender) = asynchronous(Builder::new().capacity(1 << 20).simplex().unwrap());
+        let other = tokio::spawn(async { yield_now().await });
+        for _ in 0..1000 {
+            SinkExt::send(&mut sender, vec![1; 8]).await.unwrap();
+        }
+        assert!(other.is_finished(), "1000 messages in a row, and nobody else had a turn");
+    });
+}
+
+#[test]
+fn ends_that_a_forked_child_drops_go_on_in_its_parent() {
+    let _guard = guard();
+    for into_blocking in [false, true] {
+        one_thread().block_on(async {
+            let (mut receiver, mut sender) = small();
+            give_up(receiver.recv_bytes()).await;
+            // A long one is under way, too, when the process forks.
+            let message = numbered(LONG);
+            let mut sending = Box::pin(sender.send_bytes(&message));
+            assert!(poll_once(&mut sending).is_pending());
+            // SAFETY: there is no other thread.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                drop(sending);
+                match into_blocking {
+                    true => drop((receiver.into_blocking(), sender.into_blocking())),
+                    false => drop((receiver, sender)),
+                }
+                // SAFETY: leaves everything else as it is.
+                unsafe { libc::_exit(0) };
+            }
+            // SAFETY: the child was just made, and is waited for here only.
+            assert_eq!(unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) }, child);
+            let (sent, received) =
+                timeout(Duration::from_secs(20), async { tokio::join!(sending, receiver.recv_bytes()) }).await.unwrap();
+            sent.unwrap();
+            assert_eq!(received.unwrap(), message);
+            give_up(receiver.recv_bytes()).await;
+            let late = async {
+                sleep(Duration::from_millis(30)).await;
+                sender.send_bytes(b"late").await.unwrap();
+                Instant::now()
+            };
+            let received = async { (receiver.recv_bytes().await.unwrap(), Instant::now()) };
+            let (sent, (message, at)) = tokio::join!(late, received);
+            assert_eq!(message, b"late");
+            assert!(at.saturating_duration_since(sent) < Duration::from_secs(3));
+        });
+    }
+}
+
+#[test]
 fn tasks_that_wait_take_no_processor_time() {
     let _guard = guard();
     for runtime in runtimes() {

@@ -5,7 +5,7 @@
 //!
 //! - A call that finds what it needs takes the lock, and gives it back, under the GIL. It makes no system call.
 //! - One that does not gives up the GIL, and waits for a few milliseconds with the lock ([`detached`]): there the crate spins, and sleeps on its futex.
-//! - A receive that still has nothing gives back the lock as well, and sleeps on a copy of the end, the *ear*, with which nobody ever receives. A signal ends
+//! - A receive that still has nothing gives back the lock as well, and sleeps on the end's watcher, the *ear*. A signal ends
 //!   that sleep at once, for `poll` does not go on after one.
 //! - A send that still has no room does the same again, for longer at a time, up to [`LONGEST`].
 //!
@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyEOFError, PyMemoryError, PyOSError};
 use pyo3::prelude::*;
-use ringpipe::{Progress, ReadGuard, Receiver, RecvError, RecvIntoError, SendError, Sender};
+use ringpipe::{Progress, ReadGuard, Receiver, RecvError, RecvIntoError, SendError, Sender, Watcher};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 /// How long a call waits with the lock at first.
@@ -165,7 +165,7 @@ pub(crate) type Placed = Result<usize, Vec<u8>>;
 pub(crate) struct RecvHalf {
     receiver: Mutex<Receiver>,
     /// Made when it is first needed.
-    ear: Mutex<Option<Arc<Receiver>>>,
+    ear: Mutex<Option<Arc<Watcher>>>,
     /// Whether the last message was a long one, so that the next may be, too.
     long: AtomicBool,
 }
@@ -308,11 +308,11 @@ impl RecvHalf {
         });
     }
 
-    fn ear(&self, py: Python<'_>) -> Option<Arc<Receiver>> {
+    fn ear(&self, py: Python<'_>) -> Option<Arc<Watcher>> {
         let mut ear = self.ear.lock().unwrap_or_else(PoisonError::into_inner);
         if ear.is_none() {
             drop(ear);
-            let made = lock(py, &self.receiver).try_clone().ok().map(Arc::new);
+            let made = lock(py, &self.receiver).watcher().ok().map(Arc::new);
             ear = self.ear.lock().unwrap_or_else(PoisonError::into_inner);
             if ear.is_none() {
                 *ear = made;

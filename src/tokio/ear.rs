@@ -27,6 +27,7 @@
 //! then not stop watching.
 
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
@@ -46,6 +47,8 @@ pub(super) struct Ear {
     /// `None` when there is nothing more to be heard.
     bell: Option<AsyncFd<OwnedFd>>,
     stage: Stage,
+    /// The process that made it.
+    pid: u32,
 }
 
 enum Stage {
@@ -62,7 +65,12 @@ impl Ear {
         let bell = bell.try_clone_to_owned()?;
         // SAFETY: the descriptor is open, and the value owns it and lends it to nobody who could replace or close it.
         let bell = unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) }?;
-        Ok(Ear { bell: Some(bell), stage: Stage::Idle })
+        Ok(Ear { bell: Some(bell), stage: Stage::Idle, pid: std::process::id() })
+    }
+
+    /// Whether this process made it, and is not a forked child of the one that did.
+    pub(super) fn is_own(&self) -> bool {
+        self.pid == std::process::id()
     }
 
     /// Stops watching for good. True if it was watching until now.
@@ -158,6 +166,17 @@ impl Ear {
                 None => return Poll::Pending,
             }
         }
+    }
+}
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        let Some(bell) = self.bell.take().filter(|_| !self.is_own()) else { return };
+        // A forked child shares the runtime's `epoll` with its parent, and would have it stop watching for both.
+        let number = bell.get_ref().as_raw_fd();
+        std::mem::forget(bell);
+        // SAFETY: its owner was just forgotten.
+        drop(unsafe { OwnedFd::from_raw_fd(number) });
     }
 }
 

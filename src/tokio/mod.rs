@@ -43,14 +43,19 @@
 //! | any receive | nothing was consumed. What had arrived of a long message is kept for the next receive. |
 //! | a send | nothing was sent. What the receiver had got of a long message is taken back: it sees nothing of it. |
 //! | [`readable`](Receiver::readable) | nothing. |
-//! | a send to the end as a [`Sink`] | the message is sent by what comes next: the next send or flush. |
+//! | a send to the end as a [`Sink`] | the message is sent by what comes next: the next send or flush. (If the end is dropped while a long one has been sent in part, the receiver gets [`RecvError::Cut`].) |
 //!
 //! Dropping an end never waits.
 //!
 //! # Limits
 //!
 //! - An end belongs to the runtime in which it was made of a blocking one, and needs its I/O enabled. It holds one more descriptor than a blocking one (a connection two).
-//! - A message, or a part of a long one, is copied in one go: a call may take as long as that.
+//! - Up to four rings of bytes are copied in one go, if a message is as long: a poll may take as long as that.
+//! - In a forked child these ends can only be dropped, or made blocking ones ([`into_blocking`](Connection::into_blocking)): the runtime is the parent's.
+//! - What `get_mut` lends has to stay the end that it is (`mem::swap`). If receiving ends by a call of its own ([`RecvError::TooLong`], [`RecvError::Corrupt`]), the sender
+//!   gets its broken pipe with the next call of this end, or when it is dropped.
+//! - A sender that is killed while it sends a pipe end, and a forked copy of which goes on, may leave a receiving task asleep although messages come, from some hundred
+//!   waits later on.
 //! - If a sender is killed between publishing a message and announcing it, while a forked copy of its end lives on in silence, a task that waits finds the message with
 //!   the next one. Likewise for a task that waits for room, if a receiver is killed between taking a message and saying so.
 //! - Pipe ends are sent and received by the `try_` forms of what `get_mut` lends, as batches are, and guards.

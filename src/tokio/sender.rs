@@ -141,9 +141,9 @@ impl Sender {
         }
     }
 
-    /// Takes back a long message that was sent in part.
+    /// Takes back a long message that was sent in part; unless a forked child has a copy of the end, whose parent goes on with it.
     fn take_back(&mut self) {
-        if std::mem::take(&mut self.sent) > 0 {
+        if std::mem::take(&mut self.sent) > 0 && self.ear.is_own() {
             self.end.retract();
         }
     }
@@ -162,6 +162,8 @@ impl Sink<Vec<u8>> for Sender {
     type Error = SendError;
 
     fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        // Where there is room, `start_send` does it all, and cannot give way to others.
+        ready!(poll_proceed(cx)).made_progress();
         self.poll_taken(cx)
     }
 
