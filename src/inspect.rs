@@ -24,7 +24,7 @@
 //!
 //! Senders and receivers do nothing for it: what is read are the cursors and the words that the pipe itself needs. They are read as one reads a file, into memory of
 //! one's own, and nothing is mapped or written, so that a pipe cannot be disturbed, and what a hostile one holds cannot do harm. Whoever looks takes part in nothing: to have a
-//! [`Pipe`] open delays no end of file, and wakes nobody. A look makes some system calls, a few thousand at most, where very many short messages wait.
+//! [`Pipe`] open delays no end of file, and wakes nobody. A look makes some system calls, some ten thousand at most, where very many short messages wait.
 //!
 //! # What can be told
 //!
@@ -61,7 +61,10 @@ pub(crate) fn label(listener: &Path) -> CString {
     let mut label = ANONYMOUS.to_bytes().to_vec();
     label.extend(format!(":{}:", std::process::id()).bytes());
     let path = listener.as_os_str().as_bytes();
-    label.extend(&path[path.len().saturating_sub(MAX_LABEL - label.len())..]);
+    let end = &path[path.len().saturating_sub(MAX_LABEL - label.len())..];
+    // What is cut does not look whole.
+    let is_cut = end.len() < path.len();
+    label.extend(end.strip_prefix(b"/").filter(|_| is_cut).unwrap_or(end));
     CString::new(label).expect("paths have no zero bytes")
 }
 

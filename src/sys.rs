@@ -140,6 +140,9 @@ pub(crate) fn read_at(fd: BorrowedFd<'_>, buf: &mut [MaybeUninit<u8>], at: u64) 
 pub(crate) fn open_memfd(path: &Path) -> io::Result<(OwnedFd, Vec<u8>)> {
     use rustix::fs::{Mode, OFlags};
     let found = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    if rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) != rustix::fs::FileType::RegularFile {
+        return Err(Errno::INVAL.into());
+    }
     let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
     let link = rustix::fs::readlink(&again, Vec::new())?.into_bytes();
     let name = link.strip_prefix(b"/memfd:").and_then(|name| name.strip_suffix(b" (deleted)"));

@@ -48,7 +48,7 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.shared.over.store(true, Ordering::Relaxed);
+        self.shared.over.store(true, Ordering::Release);
         if let Some(thread) = self.shown_by.take() {
             thread.thread().unpark();
             let _ = thread.join();
@@ -60,13 +60,15 @@ fn show(shared: &Shared) {
     let start = Instant::now();
     let mut seen = vec![(start, 0)];
     let mut is_shown = false;
-    while !shared.over.load(Ordering::Relaxed) {
+    let mut is_over = false;
+    while !is_over {
         thread::park_timeout(REFRESH);
+        // In this order, so that the last amount shown is all.
+        is_over = shared.over.load(Ordering::Acquire);
         let (now, bytes) = (Instant::now(), shared.bytes.load(Ordering::Relaxed));
         if now - start < PATIENCE {
             continue;
         }
-        let is_over = shared.over.load(Ordering::Relaxed);
         // At the end, over the whole time.
         let (then, before) = if is_over { (start, 0) } else { seen[0] };
         let rate = (bytes - before) as f64 / (now - then).as_secs_f64();

@@ -8,7 +8,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use ringpipe::{
     AcceptError, Builder, ConnectError, Connection, ListenError, Listener, RecvError, SendError, Sender, WaitStrategy,
     connect, mpmc, simplex,
 };
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use crate::progress::Progress;
@@ -40,6 +41,8 @@ const RING: usize = 4 << 20;
 const KERNEL_PIPE: usize = 1 << 20;
 /// What a receiver says when it has written everything.
 const WRITTEN: &[u8] = b"written";
+/// What a sender says first, with what its stream consists of.
+const GREETING: &str = "ringpipe send";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -92,7 +95,8 @@ impl Failure {
 
 impl From<io::Error> for Failure {
     fn from(e: io::Error) -> Failure {
-        Failure::new(1, e)
+        // Out of what reads the input.
+        e.downcast::<SendError>().map_or_else(|e| Failure::new(1, e), Failure::from)
     }
 }
 
@@ -139,26 +143,57 @@ impl Args {
     fn timeout(&self) -> Duration {
         self.timeout.unwrap_or(Duration::MAX)
     }
+
+    /// What a stream consists of: the option for it.
+    fn unit(&self) -> &'static str {
+        match (self.lines, self.frames) {
+            (true, _) => " --lines",
+            (_, true) => " --frames",
+            _ => "",
+        }
+    }
+
+    /// The first message of a transfer between two, since what one side takes for messages must not be a mere stream to the other.
+    fn greeting(&self) -> String {
+        format!("{GREETING}{}", self.unit())
+    }
+
+    /// Whether the other side's greeting is the one wanted.
+    fn check_greeting(&self, greeting: &[u8]) -> Result<(), Failure> {
+        let theirs = std::str::from_utf8(greeting).ok().and_then(|greeting| greeting.strip_prefix(GREETING));
+        match theirs {
+            Some(theirs) if theirs == self.unit() => Ok(()),
+            Some(theirs @ ("" | " --lines" | " --frames")) => Err(Failure::new(
+                1,
+                format!("the other side is `ringpipe send{theirs}`, and this is `ringpipe recv{}`", self.unit()),
+            )),
+            _ => Err(Failure::new(1, "what sends there is no `ringpipe send`")),
+        }
+    }
 }
 
 pub(crate) fn send(args: &Args) -> Result<(), Failure> {
-    let input = own(io::stdin())?;
     if args.shared {
         let sender: mpmc::Sender = connect(&args.name, args.timeout())?;
-        let progress = args.progress();
+        let (input, progress) = (Input::new(None)?, args.progress());
         return each_message(args, input, &progress, |message| sender.send_bytes(message));
     }
     let mut connection: Connection = connect(&args.name, args.timeout())?;
-    let progress = args.progress();
-    if args.lines || args.frames {
-        each_message(args, input, &progress, |message| connection.send_bytes(message))?;
-    } else {
+    connection.send_bytes(args.greeting().as_bytes())?;
+    let (input, progress) = (Input::new(Some(connection.sender()))?, args.progress());
+    if args.unit().is_empty() {
+        enlarge(&input.file);
         send_stream(&input, &progress, connection.sender_mut())?;
+    } else {
+        each_message(args, input, &progress, |message| connection.send_bytes(message))?;
     }
     drop(progress);
     // What no message looks like: so whoever receives knows that this was all.
     let (end, _) = simplex().map_err(io::Error::from)?;
-    connection.send_end(end).map_err(|e| Failure::from(e.error))?;
+    connection.send_end(end).map_err(|e| match e.error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::from(SendError::Disconnected),
+        _ => Failure::from(e.error),
+    })?;
     let (sender, mut receiver) = connection.split();
     drop(sender);
     match receiver.recv_bytes()? {
@@ -169,21 +204,91 @@ pub(crate) fn send(args: &Args) -> Result<(), Failure> {
 
 /// A file of its own, without the buffer that `std` puts in front.
 fn own(stream: impl AsFd) -> io::Result<File> {
-    let file = File::from(stream.as_fd().try_clone_to_owned()?);
-    // What is no pipe, or the limit of a user's pipes, is no reason to stop.
-    let _ = rustix::pipe::fcntl_setpipe_size(&file, KERNEL_PIPE);
-    Ok(file)
+    Ok(File::from(stream.as_fd().try_clone_to_owned()?))
+}
+
+/// Makes a pipe larger, unless it is large already. What is no pipe, or the limit of a user's pipes, is no reason to stop.
+fn enlarge(pipe: &File) {
+    if rustix::pipe::fcntl_getpipe_size(pipe).is_ok_and(|bytes| bytes < KERNEL_PIPE) {
+        let _ = rustix::pipe::fcntl_setpipe_size(pipe, KERNEL_PIPE);
+    }
+}
+
+/// Waits for what a file is polled for, or until the other side of a pipe is gone; whether it is.
+fn await_file(file: &File, what: PollFlags, peer: Option<&OwnedFd>) -> io::Result<bool> {
+    loop {
+        let mut fds = vec![PollFd::new(file, what)];
+        // A socket whose other end is closed is hung up, whether or not that was asked for.
+        fds.extend(peer.map(|peer| PollFd::new(peer, PollFlags::empty())));
+        match poll(&mut fds, None) {
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+            Ok(_) => return Ok(fds.get(1).is_some_and(|peer| !peer.revents().is_empty())),
+        }
+    }
+}
+
+/// Standard input. It may be one that does not wait by itself (somebody else may have made it so), and is not waited for any longer when there is nobody left to send it to.
+struct Input {
+    file: File,
+    /// What tells that the receiver is gone.
+    peer: Option<OwnedFd>,
+}
+
+impl Input {
+    fn new(sender: Option<&Sender>) -> io::Result<Input> {
+        let peer = sender.map(|sender| sender.as_fd().try_clone_to_owned()).transpose()?;
+        Ok(Input { file: own(io::stdin())?, peer })
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        match await_file(&self.file, PollFlags::IN, self.peer.as_ref())? {
+            true => Err(io::Error::other(SendError::Disconnected)),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.wait()?;
+            match self.file.read(buf) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+    }
+}
+
+/// Standard output, which may not wait by itself either.
+struct Output(File);
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.0.write(bytes) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => drop(await_file(&self.0, PollFlags::OUT, None)?),
+                result => return result,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Reads what there is into the ring, piece by piece, until the end.
-fn send_stream(input: &File, progress: &Progress, sender: &mut Sender) -> Result<(), Failure> {
+fn send_stream(input: &Input, progress: &Progress, sender: &mut Sender) -> Result<(), Failure> {
     let piece = PIECE.min(sender.max_reserve());
     loop {
+        input.wait()?;
         let mut room = sender.reserve(piece)?;
         // SAFETY: the other side is a process of this user's, which `connect` has made sure of, and could do anything to this one anyway.
         let into = unsafe { room.as_uninit() };
-        let read = match rustix::io::read(input, into) {
-            Err(Errno::INTR) => continue,
+        let read = match rustix::io::read(&input.file, into) {
+            Err(Errno::INTR | Errno::AGAIN) => continue,
             Err(e) => return Err(io::Error::from(e).into()),
             Ok((read, _)) => read.len(),
         };
@@ -198,7 +303,7 @@ fn send_stream(input: &File, progress: &Progress, sender: &mut Sender) -> Result
 
 fn each_message(
     args: &Args,
-    input: File,
+    input: Input,
     progress: &Progress,
     mut send: impl FnMut(&[u8]) -> Result<(), SendError>,
 ) -> Result<(), Failure> {
@@ -244,13 +349,14 @@ fn each_message(
 }
 
 pub(crate) fn recv(args: &Args) -> Result<(), Failure> {
-    let mut output = BufWriter::with_capacity(GATHERED, own(io::stdout())?);
+    let stdout = own(io::stdout())?;
     if args.shared {
         let receiver: mpmc::Receiver = connect(&args.name, args.timeout())?;
         return write_all(
             args,
             &args.progress(),
-            &mut output,
+            // Nothing is gathered: what was taken from the others and not written would be lost if this process is killed.
+            &mut BufWriter::with_capacity(0, Output(stdout)),
             |e| matches!(e, RecvError::Disconnected),
             // A copy: in place, a message would keep its room, and all behind it, for as long as it takes to be written.
             |wait, to| {
@@ -260,7 +366,7 @@ pub(crate) fn recv(args: &Args) -> Result<(), Failure> {
         );
     }
     let mut pipes = Builder::new().capacity(RING);
-    if !args.lines && !args.frames {
+    if args.unit().is_empty() {
         // A piece takes far longer than a wake-up, and who spins takes a processor from those who fill the pipe at one end or empty that at the other.
         pipes = pipes.wait_strategy(WaitStrategy::Blocking);
     }
@@ -269,10 +375,14 @@ pub(crate) fn recv(args: &Args) -> Result<(), Failure> {
     // The name is for this one transfer: the next one has to wait for the next `recv`.
     drop(listener);
     let (mut sender, mut receiver) = connection.split();
+    args.check_greeting(&receiver.recv_bytes()?)?;
+    if args.unit().is_empty() {
+        enlarge(&stdout);
+    }
     write_all(
         args,
         &args.progress(),
-        &mut output,
+        &mut BufWriter::with_capacity(GATHERED, Output(stdout)),
         |e| matches!(e, RecvError::IsEnd),
         |wait, to| {
             let message = if wait { receiver.recv_guard() } else { receiver.try_recv_guard() }?;
@@ -288,7 +398,7 @@ pub(crate) fn recv(args: &Args) -> Result<(), Failure> {
 fn write_message(
     args: &Args,
     progress: &Progress,
-    output: &mut BufWriter<File>,
+    output: &mut BufWriter<Output>,
     message: &[u8],
 ) -> Result<(), Failure> {
     if args.frames {
@@ -308,7 +418,7 @@ fn write_message(
 fn write_all(
     args: &Args,
     progress: &Progress,
-    output: &mut BufWriter<File>,
+    output: &mut BufWriter<Output>,
     is_end: impl Fn(&RecvError) -> bool,
     mut receive: impl FnMut(bool, &mut dyn FnMut(&[u8]) -> Result<(), Failure>) -> Result<Result<(), Failure>, RecvError>,
 ) -> Result<(), Failure> {

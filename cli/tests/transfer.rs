@@ -98,7 +98,7 @@ fn lines_and_frames_are_messages() {
 fn a_frame_that_is_cut_short_is_an_error() {
     for input in [&b"\x03\0\0"[..], b"\x03\0\0\0on"] {
         let name = name("cut");
-        let receiver = start(&["recv", &name]);
+        let receiver = start(&["recv", &name, "--frames"]);
         let (code, _, errors) = finish(start(&["send", &name, "--frames"]), input);
         assert_eq!(code, Some(1));
         assert!(errors.contains("the input ends inside"), "{errors}");
@@ -118,7 +118,7 @@ fn the_exit_code_says_what_went_wrong() {
     }
     // A sender that is killed: what it had sent is there, and not said to be all.
     let cut = name("cut-off");
-    let receiver = start(&["recv", &cut]);
+    let receiver = start(&["recv", &cut, "--lines"]);
     let mut sender = start(&["send", &cut, "--lines"]);
     sender.stdin.as_mut().unwrap().write_all(b"one\ntwo").unwrap();
     await_no_file(&cut);
@@ -126,7 +126,7 @@ fn the_exit_code_says_what_went_wrong() {
     sender.kill().unwrap();
     sender.wait().unwrap();
     let (code, output, errors) = finish(receiver, b"");
-    assert_eq!((code, output), (Some(3), b"one".to_vec()), "{errors}");
+    assert_eq!((code, output), (Some(3), b"one\n".to_vec()), "{errors}");
     // A receiver that is killed.
     let name = name("killed");
     let mut receiver = start(&["recv", &name]);
@@ -198,6 +198,106 @@ fn a_queue_takes_from_all_senders_and_gives_each_message_to_one_receiver() {
     // What the killed one left.
     assert_eq!(finish(start(&["recv", &name, "--timeout", "1s"]), b"").0, Some(4));
     assert!(!PathBuf::from(&name).exists());
+}
+
+#[test]
+fn sides_that_take_the_stream_for_different_things_refuse_each_other() {
+    for (sends, receives) in [("--lines", "--quiet"), ("--quiet", "--lines"), ("--frames", "--lines")] {
+        let name = name("modes");
+        let receiver = start(&["recv", &name, receives]);
+        let (code, _, errors) = finish(start(&["send", &name, sends]), b"\0\0\0\0");
+        assert_eq!(code, Some(3), "{errors}");
+        let (code, output, errors) = finish(receiver, b"");
+        assert_eq!((code, output.as_slice()), (Some(1), &b""[..]));
+        assert!(errors.contains("the other side is `ringpipe send"), "{errors}");
+    }
+}
+
+#[test]
+fn a_sender_that_waits_for_its_input_notices_that_its_receiver_is_killed() {
+    for mode in ["--quiet", "--lines"] {
+        let name = name("idle");
+        let mut receiver = start(&["recv", &name, mode]);
+        let mut sender = start(&["send", &name, mode]);
+        let mut input = sender.stdin.take().unwrap();
+        input.write_all(b"one\n").unwrap();
+        receiver.stdout.as_mut().unwrap().read_exact(&mut [0; 4]).unwrap();
+        receiver.kill().unwrap();
+        receiver.wait().unwrap();
+        assert_eq!(await_end(&mut sender, LIMIT).code(), Some(3), "{mode}");
+    }
+}
+
+#[test]
+fn files_that_do_not_wait_are_waited_for() {
+    use rustix::pipe::{PipeFlags, pipe_with};
+    for mode in ["--quiet", "--lines"] {
+        let name = name("nonblocking");
+        let program = |command: &str| {
+            let mut program = Command::new(env!("CARGO_BIN_EXE_ringpipe"));
+            program.args([command, &name, mode]).stderr(Stdio::piped());
+            program
+        };
+        let (from, into) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).unwrap();
+        let mut sender = program("send").stdin(from).spawn().unwrap();
+        let (out, to) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).unwrap();
+        let mut receiver = program("recv").stdout(to).spawn().unwrap();
+        // By then, the one waits for something to read; later, the other for room.
+        thread::sleep(Duration::from_millis(100));
+        let bytes = [b"0123456789abcde\n".as_slice(); 100_000].concat();
+        let expected = bytes.clone();
+        let blocking = |end: &std::os::fd::OwnedFd| rustix::io::ioctl_fionbio(end, false).unwrap();
+        blocking(&into);
+        let writer = thread::spawn(move || File::from(into).write_all(&bytes));
+        thread::sleep(Duration::from_millis(300));
+        blocking(&out);
+        let mut received = Vec::new();
+        File::from(out).read_to_end(&mut received).unwrap();
+        assert!(received == expected, "{} bytes arrived", received.len());
+        writer.join().unwrap().unwrap();
+        assert!(await_end(&mut sender, LIMIT).success() && await_end(&mut receiver, LIMIT).success());
+    }
+}
+
+#[test]
+fn of_a_queue_a_killed_receiver_loses_one_message_at_most() {
+    const LINES: usize = 20_000;
+    let name = name("robbed");
+    let mut queue = start(&["queue", &name]);
+    let args = ["recv", name.as_str(), "--shared", "--lines"];
+    let mut first = start(&args);
+    await_joined(&first);
+    let lines: Vec<String> = (0..LINES).map(|i| format!("{i}\n")).collect();
+    let sender = start(&["send", &name, "--shared", "--lines"]);
+    let sending = thread::spawn(move || finish(sender, lines.concat().as_bytes()).0);
+    let mut output = first.stdout.take().unwrap();
+    output.read_exact(&mut [0; 1000]).unwrap();
+    // It is stuck in the middle by now, as nobody reads on.
+    let second = start(&args);
+    await_joined(&second);
+    let others = thread::spawn(move || finish(second, b""));
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let mut rest = Vec::new();
+    output.read_to_end(&mut rest).unwrap();
+    assert_eq!(sending.join().unwrap(), Some(0));
+    queue.kill().unwrap();
+    queue.wait().unwrap();
+    let (code, others, errors) = others.join().unwrap();
+    assert_eq!(code, Some(0), "{errors}");
+    // Of the last line that the first one wrote, there may be a part only.
+    let ends = |bytes: &[u8]| bytes.iter().filter(|&&byte| byte == b'\n').count();
+    let lines: usize = (0..LINES)
+        .map(|i| i.to_string().len() + 1)
+        .scan(0, |sum, len| {
+            *sum += len;
+            Some(*sum)
+        })
+        .take_while(|&sum| sum <= 1000)
+        .count();
+    let received = lines + ends(&rest) + ends(&others);
+    assert!((LINES - 1..=LINES).contains(&received), "{received} of {LINES} lines");
+    finish(start(&["recv", &name, "--timeout", "1s"]), b"");
 }
 
 /// Sends for a while with a terminal as standard error: what was written there.

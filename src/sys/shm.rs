@@ -5,7 +5,7 @@
 //! only where there is nothing better.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -22,6 +22,9 @@ pub(super) fn is_needed() -> bool {
 pub(super) fn create(len: u64, mapped: u64) -> io::Result<OwnedFd> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::EXCL;
     let fd = rustix::fs::open(DIRECTORY, flags, Mode::RUSR | Mode::WUSR)?;
+    if !is_in_memory(fd.as_fd())? {
+        return Err(Errno::NODEV.into());
+    }
     rustix::fs::ftruncate(&fd, len)?;
     loop {
         match rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, mapped) {
@@ -38,6 +41,10 @@ pub(super) fn len(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
     let is_ours = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
         && stat.st_nlink == 0
         && stat.st_uid == super::names::user()
-        && rustix::fs::fstatfs(fd)?.f_type as u32 == TMPFS_MAGIC;
+        && is_in_memory(fd)?;
     Ok(is_ours.then_some(stat.st_size as u64))
+}
+
+fn is_in_memory(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(rustix::fs::fstatfs(fd)?.f_type as u32 == TMPFS_MAGIC)
 }

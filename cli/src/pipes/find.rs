@@ -18,6 +18,10 @@ pub(super) struct Found {
     pub(super) listeners: BTreeMap<PathBuf, Listener>,
     /// The names of listeners that were killed.
     pub(super) left: Vec<PathBuf>,
+    /// The names of listeners of which no more can be seen.
+    pub(super) hidden: Vec<PathBuf>,
+    /// How many pipes could not be opened, and why the last one could not.
+    pub(super) unseen: Option<(usize, ringpipe::AttachError)>,
 }
 
 /// A pipe, and the processes that have it open.
@@ -49,10 +53,12 @@ pub(super) fn find() -> std::io::Result<Found> {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let is_name = !entry.file_name().as_bytes().starts_with(b".") && is_socket(&entry.path());
             if is_name && !found.listeners.contains_key(&entry.path()) {
-                found.left.push(entry.path());
+                let names = if is_locked(&entry.path()) { &mut found.hidden } else { &mut found.left };
+                names.push(entry.path());
             }
         }
         found.left.sort();
+        found.hidden.sort();
     }
     Ok(found)
 }
@@ -69,8 +75,18 @@ fn look_through(pid: u32, found: &mut Found) {
             let Ok(number) = fs::metadata(&path).map(|memory| memory.ino()) else { continue };
             if let Some(held) = found.pipes.get_mut(&number) {
                 held.by.insert(pid);
-            } else if let Ok(pipe) = Pipe::open(&path) {
-                found.pipes.entry(pipe.id()).or_insert(Held { pipe, by: BTreeSet::new() }).by.insert(pid);
+                continue;
+            }
+            match Pipe::open(&path) {
+                Ok(pipe) => {
+                    found.pipes.entry(pipe.id()).or_insert(Held { pipe, by: BTreeSet::new() }).by.insert(pid);
+                }
+                Err(error) if is_of_want(&error) => {
+                    let unseen = found.unseen.take().map_or(0, |(unseen, _)| unseen);
+                    found.unseen = Some((unseen + 1, error));
+                }
+                // Gone, or no pipe of this version.
+                Err(_) => {}
             }
         } else if let Some(name) = name_of_lock(&link) {
             if let Some(owner) = path.file_name().and_then(|number| locked_by(pid, number)) {
@@ -80,6 +96,29 @@ fn look_through(pid: u32, found: &mut Found) {
             }
         }
     }
+}
+
+/// Whether descriptors or memory have run out.
+fn is_of_want(error: &ringpipe::AttachError) -> bool {
+    let number = match error {
+        ringpipe::AttachError::Io(error) => error.raw_os_error(),
+        _ => None,
+    };
+    matches!(number, Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+}
+
+/// Whether the file beside a name is locked by any process, as the kernel tells: to try the lock would be in the way of who wants it.
+fn is_locked(path: &Path) -> bool {
+    let beside = [b".", path.file_name().unwrap_or_default().as_bytes(), b".lock"].concat();
+    let Ok(file) = fs::symlink_metadata(path.with_file_name(OsStr::from_bytes(&beside))) else { return false };
+    let (major, minor) = (libc::major(file.dev()), libc::minor(file.dev()));
+    let wanted = format!("{major:02x}:{minor:02x}:{}", file.ino());
+    // 1: FLOCK  ADVISORY  WRITE 1234 00:1f:5678 0 EOF
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    locks.lines().any(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        words.next() == Some("FLOCK") && words.nth(3) == Some(&wanted)
+    })
 }
 
 /// The name that a listener has, by the file that it keeps locked beside it.

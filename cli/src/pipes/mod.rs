@@ -71,24 +71,37 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// By the numbers of the pipes, with when each was taken.
+type Snapshots = BTreeMap<u64, (Instant, Snapshot)>;
+
 /// What was seen of all pipes at one time.
 struct Look {
     found: Found,
-    /// By the numbers of the pipes; when each was taken as well.
-    snapshots: BTreeMap<u64, (Instant, Snapshot)>,
+    snapshots: Snapshots,
 }
 
 impl Look {
     fn take() -> io::Result<Look> {
         let found = find::find()?;
+        if let Some((number, error)) = &found.unseen {
+            let _ = writeln!(io::stderr(), "ringpipe: {number} pipes cannot be shown: {error}");
+        }
         let look = |(&id, held): (&u64, &find::Held)| Some((id, (Instant::now(), held.pipe.look().ok()?)));
         let snapshots = found.pipes.iter().filter_map(look).collect();
         Ok(Look { found, snapshots })
     }
 }
 
+/// Each pipe that is looked at takes one.
+fn allow_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
 pub(crate) fn list(args: &Args) -> io::Result<()> {
-    let before = Look::take()?;
+    allow_descriptors();
+    let before = Look::take()?.snapshots;
     std::thread::sleep(GLANCE);
     let entries = report::entries(&before, &Look::take()?, args.all);
     let mut out = io::stdout().lock();
@@ -98,7 +111,8 @@ pub(crate) fn list(args: &Args) -> io::Result<()> {
 pub(crate) fn top(args: &TopArgs) -> io::Result<()> {
     let in_place = !args.json && io::stdout().is_terminal();
     let mut left = if args.once { Some(1) } else { args.number.map(NonZeroU64::get) };
-    let mut before = Look::take()?;
+    allow_descriptors();
+    let mut before = Look::take()?.snapshots;
     while left != Some(0) {
         std::thread::sleep(args.interval);
         let now = Look::take()?;
@@ -117,7 +131,7 @@ pub(crate) fn top(args: &TopArgs) -> io::Result<()> {
         };
         out.write_all(&[start, &page, end].concat())?;
         out.flush()?;
-        before = now;
+        before = now.snapshots;
         left = left.map(|left| left - 1);
     }
     Ok(())

@@ -8,8 +8,8 @@ use std::time::Duration;
 use ringpipe::inspect::{self, Direction, Flavor, Side, Snapshot};
 use serde::Serialize;
 
-use super::Look;
 use super::find::{self, Doing, Held};
+use super::{Look, Snapshots};
 
 /// A pipe, or a name without one. The names of the fields are those of the JSON, which `HELP` promises.
 #[derive(Serialize)]
@@ -53,7 +53,7 @@ struct Participant {
 }
 
 /// What there is to be shown at `now`, with what has changed since `before`.
-pub(super) fn entries(before: &Look, now: &Look, all: bool) -> Vec<Entry> {
+pub(super) fn entries(before: &Snapshots, now: &Look, all: bool) -> Vec<Entry> {
     let directory = inspect::directory();
     let name = |path: &Path| match (&directory, path.parent()) {
         (Some(own), Some(parent)) if own == parent => {
@@ -71,7 +71,7 @@ pub(super) fn entries(before: &Look, now: &Look, all: bool) -> Vec<Entry> {
         }
         let listener = path.as_ref().and_then(|path| now.found.listeners.get(path));
         let maker = held.pipe.maker().filter(|maker| held.by.contains(maker));
-        let earlier = before.snapshots.get(id).map(|(then, snapshot)| (at.duration_since(*then), snapshot));
+        let earlier = before.get(id).map(|(then, snapshot)| (at.duration_since(*then), snapshot));
         entries.push(Entry {
             name: path.as_deref().map(name),
             path: path.as_ref().map(|path| path.to_string_lossy().into_owned()),
@@ -83,6 +83,7 @@ pub(super) fn entries(before: &Look, now: &Look, all: bool) -> Vec<Entry> {
                 (None, _) => "anonymous",
                 (_, Some(listener)) => listener_status(listener),
                 (Some(path), None) if now.found.left.contains(path) => "dead",
+                (Some(path), None) if now.found.hidden.contains(path) => "listening",
                 _ => "closed",
             },
             owner: listener.map(|listener| listener.owner).or(maker),
@@ -101,6 +102,9 @@ pub(super) fn entries(before: &Look, now: &Look, all: bool) -> Vec<Entry> {
     for path in now.found.left.iter().filter(|path| !served.contains(path)) {
         entries.push(Entry::without_pipe(path, name(path), "dead", None));
     }
+    for path in now.found.hidden.iter().filter(|path| !served.contains(path)) {
+        entries.push(Entry::without_pipe(path, name(path), "listening", None));
+    }
     entries.sort_by(|a, b| (a.name.is_none(), &a.name, a.segment).cmp(&(b.name.is_none(), &b.name, b.segment)));
     entries
 }
@@ -115,8 +119,14 @@ fn whole(path: &Path, now: &Look) -> PathBuf {
     if path.is_absolute() {
         return path.to_owned();
     }
-    let is_it = |known: &&PathBuf| known.as_os_str().as_bytes().ends_with(path.as_os_str().as_bytes());
-    now.found.listeners.keys().find(is_it).cloned().unwrap_or_else(|| path.to_owned())
+    // What was not long is not cut, but made up.
+    const LONG: usize = 200;
+    let end = path.as_os_str().as_bytes();
+    let mut known = now.found.listeners.keys().filter(|known| known.as_os_str().as_bytes().ends_with(end));
+    match (known.next(), known.next()) {
+        (Some(known), None) if end.len() >= LONG => known.clone(),
+        _ => path.to_owned(),
+    }
 }
 
 impl Entry {
@@ -205,8 +215,15 @@ fn participants(held: &Held, snapshot: &Snapshot, maker: Option<u32>) -> Vec<Par
 }
 
 pub(super) fn json(entries: &[Entry], out: &mut impl Write) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, entries)?;
-    out.write_all(b"\n")
+    // Outside of ASCII there are only the texts, which may be written so.
+    let mut text = String::new();
+    for c in serde_json::to_string(entries)?.chars() {
+        match c as u32 {
+            0..0x7f => text.push(c),
+            _ => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}"))),
+        }
+    }
+    writeln!(out, "{text}")
 }
 
 pub(super) fn table(entries: &[Entry], out: &mut impl Write) -> io::Result<()> {
@@ -286,7 +303,12 @@ impl Participant {
 
 /// Nothing that a terminal would take for more than letters: names are chosen by others.
 fn shown(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    // Format characters change the direction of what follows, among other things.
+    let is_shown = |c: &char| {
+        !c.is_control()
+            && !matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    text.chars().map(|c| if is_shown(&c) { c } else { '?' }).collect()
 }
 
 /// Bytes, in three digits or so.
@@ -324,6 +346,6 @@ mod tests {
 
     #[test]
     fn names_cannot_talk_to_the_terminal() {
-        assert_eq!(shown("a\x1b[2Jb\n"), "a?[2Jb?");
+        assert_eq!(shown("a\x1b[2Jb\n\u{202e}\u{9b}é"), "a?[2Jb???é");
     }
 }
