@@ -291,8 +291,10 @@ impl Receiver {
         self.recv_guard_until(Deadline::instant(deadline))
     }
 
-    /// Whether a receive would find something: a message (or the start of a long one), or end of file. Consumes nothing.
-    /// Follows `Connection.poll`.
+    /// Whether a receive would find something: a message (or the start, or a further part, of a long one), or end of file. Follows `Connection.poll`.
+    ///
+    /// It only looks, so it may be called while another process receives by its copy of the end; it gives no room back either, as [`wait`](crate::wait()). True for nothing is
+    /// only what is left of a long message that is passed over, because its sender has taken it back, or a process was killed that had received its start.
     ///
     /// `Some(Duration::ZERO)` returns at once, `None` waits as long as it takes.
     ///
@@ -419,7 +421,7 @@ impl Receiver {
         }
         // Whether the sender lives matters only once nothing is left.
         self.waiter.notify();
-        self.waiter.bell.settle(|| !self.reader.is_empty());
+        self.waiter.bell.settle(|| self.reader.has_something());
     }
 
     #[cold]
@@ -747,22 +749,22 @@ impl Receiver {
         Ok(ReadGuard::new(self, message))
     }
 
+    /// Only looks: another copy of the end, in another process, may be receiving meanwhile.
     fn poll_until(&mut self, deadline: Deadline) -> Result<(), RecvError> {
-        let mut patience = self.patience(deadline);
         match self.state {
             State::Ended { hung_up } => return Err(self.ended(hung_up)),
             State::Corrupt => return Err(self.corrupt()),
-            State::Clean => {}
-            State::Partial(_) => {
-                let record = self.record(&mut patience)?.ok_or(RecvError::Disconnected)?;
-                if record.kind != Kind::Abort {
-                    return Ok(());
-                }
-                self.release(record);
-                self.state = State::Clean;
-            }
+            State::Clean | State::Partial(_) => {}
         }
-        self.start(&mut patience).map(drop)
+        let reader = &self.reader;
+        if reader.has_something() {
+            return Ok(());
+        }
+        match self.waiter.wait(deadline, || reader.has_something()) {
+            Wake::Ready => Ok(()),
+            Wake::Gone => Err(RecvError::Disconnected),
+            Wake::TimedOut => Err(nothing(deadline)),
+        }
     }
 
     /// The frame of the pipe end that comes next, and its descriptors.
@@ -847,7 +849,7 @@ impl AsFd for Receiver {
     /// From the first call on, the end takes care after every receive that the descriptor is not readable while there is
     /// nothing to receive, which takes a few system calls each time the ring runs empty. It may rarely be readable for nothing.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.waiter.bell.watch(|| !self.reader.is_empty())
+        self.waiter.bell.watch(|| self.reader.has_something())
     }
 }
 

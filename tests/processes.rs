@@ -22,6 +22,33 @@ const MOMENT: Duration = Duration::from_millis(30);
 // --- copies made by fork -------------------------------------------------------------------------------
 
 #[test]
+fn polling_a_copy_of_an_end_takes_nothing_from_whoever_receives() {
+    const MESSAGES: u64 = 3_000;
+    let _alone = alone();
+    let _watchdog = watchdog(60);
+    let (receiver, sender) = Builder::new().capacity(16 << 10).simplex().unwrap();
+    let (polling, (mut receiver, mut sender)) = fork_copy((receiver, sender), |(mut receiver, sender)| {
+        drop(sender);
+        while receiver.poll(Some(Duration::ZERO)).is_ok() {}
+        1
+    });
+    let script = Script::mixed(21, 16 << 10);
+    let sending = std::thread::spawn(move || {
+        for i in 0..MESSAGES {
+            sender.send_bytes(script.message(i)).unwrap();
+        }
+    });
+    let script = Script::mixed(21, 16 << 10);
+    for i in 0..MESSAGES {
+        let message = receiver.recv_bytes_timeout(PATIENCE).unwrap_or_else(|e| panic!("message {i}: {e}"));
+        assert!(message == script.message(i), "message {i} is another");
+    }
+    sending.join().unwrap();
+    polling.kill();
+    assert!(polling.wait().was_killed());
+}
+
+#[test]
 fn end_of_file_waits_for_the_last_copy_of_the_sender() {
     let _alone = alone();
     let _watchdog = watchdog(60);
