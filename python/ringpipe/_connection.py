@@ -45,11 +45,23 @@ class Connection(_native.Core, multiprocessing.connection.Connection):
 
     def __reduce__(self):
         frame, fds = self._parts()
+        _require_descriptors(len(fds))
         return _rebuild, (frame, [reduction.DupFd(fd) for fd in fds], self.readable, self.writable)
 
     # Otherwise pickle protocols 2 and up would go past __reduce__ to the standard library's reducer of its own class.
     def __reduce_ex__(self, protocol):
         return self.__reduce__()
+
+
+def _require_descriptors(number):
+    """Raise an OSError if there are not as many to be had: what is duplicated is kept, even if a later one cannot be."""
+    spare = []
+    try:
+        for _ in range(number):
+            spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        for fd in spare:
+            os.close(fd)
 
 
 def _rebuild(frame, duplicates, readable, writable):

@@ -250,8 +250,10 @@ impl Core {
 
     /// Send a (picklable) object
     fn send(&self, py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
-        let ends = self.to_send(py)?;
+        self.to_send(py)?;
         let pickle = dumps(obj)?;
+        // Pickling may have closed it.
+        let ends = self.to_send(py)?;
         self.send_buffer(py, &ends, &pickle)
     }
 

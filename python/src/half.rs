@@ -41,8 +41,9 @@ const SLICE: Duration = Duration::from_millis(4);
 const LONGEST: Duration = Duration::from_millis(32);
 /// How long a receive sleeps at most before it looks by itself: as the crate does.
 const PARK: Duration = Duration::from_secs(1);
-/// How often a lock is tried that somebody else has.
+/// How soon a lock is tried again that somebody else has, at first; then twice as late each time, up to [`LATER`].
 const RETRY: Duration = Duration::from_micros(50);
+const LATER: Duration = Duration::from_millis(2);
 /// Bytes of a message that takes no allocation on its way when it has to be waited for.
 const SHORT: usize = 512;
 
@@ -50,7 +51,8 @@ const SHORT: usize = 512;
 static DETACHED: AtomicUsize = AtomicUsize::new(0);
 /// Threads that are about to fork.
 static FORKING: AtomicUsize = AtomicUsize::new(0);
-thread_local!(static FORKING_HERE: Cell<bool> = const { Cell::new(false) });
+// How often this thread is among them: what is called before a fork may fork.
+thread_local!(static FORKING_HERE: Cell<usize> = const { Cell::new(0) });
 /// Forks that lead to this process.
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
@@ -70,13 +72,13 @@ fn detached<T: Send>(py: Python<'_>, step: impl FnOnce() -> T + Send) -> T {
 }
 
 fn is_forked_elsewhere() -> bool {
-    FORKING.load(Ordering::SeqCst) > 0 && !FORKING_HERE.get()
+    FORKING.load(Ordering::SeqCst) > 0 && FORKING_HERE.get() == 0
 }
 
 /// Waits, with the GIL, until nobody holds a lock without it. Not for ever: if that takes so long, something else is wrong.
 pub(crate) fn before_fork() {
     FORKING.fetch_add(1, Ordering::SeqCst);
-    FORKING_HERE.set(true);
+    FORKING_HERE.set(FORKING_HERE.get() + 1);
     let limit = Instant::now() + Duration::from_secs(5);
     while DETACHED.load(Ordering::SeqCst) > 0 && Instant::now() < limit {
         thread::sleep(RETRY);
@@ -84,13 +86,13 @@ pub(crate) fn before_fork() {
 }
 
 pub(crate) fn after_fork_in_parent() {
-    FORKING_HERE.set(false);
+    FORKING_HERE.set(FORKING_HERE.get().saturating_sub(1));
     FORKING.fetch_sub(1, Ordering::SeqCst);
 }
 
 pub(crate) fn after_fork_in_child() {
-    FORKING_HERE.set(false);
-    FORKING.store(0, Ordering::SeqCst);
+    FORKING_HERE.set(FORKING_HERE.get().saturating_sub(1));
+    FORKING.store(FORKING_HERE.get(), Ordering::SeqCst);
     DETACHED.store(0, Ordering::SeqCst);
     FORKS.fetch_add(1, Ordering::SeqCst);
 }
@@ -106,12 +108,14 @@ fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
 /// Only without the GIL.
 fn lock_within<T>(mutex: &Mutex<T>, time: Duration) -> Option<MutexGuard<'_, T>> {
     let limit = Instant::now() + time;
+    let mut pause = RETRY;
     loop {
         let guard = try_lock(mutex);
         if guard.is_some() || Instant::now() >= limit {
             return guard;
         }
-        thread::sleep(RETRY);
+        thread::sleep(pause);
+        pause = (2 * pause).min(LATER);
     }
 }
 
@@ -268,18 +272,19 @@ impl RecvHalf {
     /// Whether a receive would find something, waiting for that until `deadline`.
     pub(crate) fn poll(&self, py: Python<'_>, deadline: Option<Instant>) -> Result<bool, Fault> {
         loop {
+            // If somebody else is receiving, what there is is theirs.
             if let Some(mut receiver) = try_lock(&self.receiver) {
                 if receiver.poll(Some(Duration::ZERO))? {
                     return Ok(true);
                 }
-                drop(receiver);
-                if deadline.is_some_and(|at| Instant::now() >= at) {
-                    return Ok(false);
-                }
+            }
+            if deadline.is_some_and(|at| Instant::now() >= at) {
+                return Ok(false);
             }
             let left = || deadline.map_or(PARK, |at| at.saturating_duration_since(Instant::now()).min(PARK));
             let found = detached(py, || {
-                lock_within(&self.receiver, SLICE).map(|mut receiver| receiver.poll(Some(left().min(SLICE))))
+                lock_within(&self.receiver, left().min(SLICE))
+                    .map(|mut receiver| receiver.poll(Some(left().min(SLICE))))
             });
             if found.transpose()? == Some(true) {
                 return Ok(true);
@@ -427,7 +432,7 @@ impl SendHalf {
                 let mut sending = lock_within(&self.0, SLICE)?;
                 if !sending.admits(call) {
                     drop(sending);
-                    thread::sleep(RETRY);
+                    thread::sleep(time / 8);
                     return None;
                 }
                 let Sending { sender, progress, owner, .. } = &mut *sending;
