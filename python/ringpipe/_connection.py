@@ -52,7 +52,8 @@ class Connection(_native.Core, multiprocessing.connection.Connection):
         return self.__reduce__()
 
 
-def _rebuild(frame, duplicates, readable, writable):
+def adopt(duplicates):
+    """The descriptors that were made DupFd objects of in another process."""
     fds = []
     try:
         for duplicate in duplicates:
@@ -63,6 +64,11 @@ def _rebuild(frame, duplicates, readable, writable):
         for fd in fds:
             os.close(fd)
         raise
+    return fds
+
+
+def _rebuild(frame, duplicates, readable, writable):
+    fds = adopt(duplicates)
     connection = Connection.__new__(Connection)
     connection._attach(frame, fds, readable, writable)
     return connection
