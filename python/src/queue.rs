@@ -64,15 +64,16 @@ enum Patience {
 
 impl Patience {
     fn new(block: &Argument<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Patience> {
+        let seconds = timeout.map(|timeout| timeout.extract::<f64>()).transpose()?;
         if let Argument::Given(block) = block {
             if !block.is_truthy()? {
                 return Ok(Patience::None);
             }
         }
-        let Some(timeout) = timeout else {
+        let Some(seconds) = seconds else {
             return Ok(Patience::Endless);
         };
-        let seconds: f64 = timeout.extract()?;
+        // More than the clock has is as good as no limit.
         let time = Duration::try_from_secs_f64(seconds.max(0.0)).ok();
         Ok(time.and_then(|time| Instant::now().checked_add(time)).map_or(Patience::Endless, Patience::Until))
     }
