@@ -68,3 +68,78 @@ fn is_plain(object: &Bound<'_, PyAny>, most: &mut usize, deepest: usize) -> bool
         false
     }
 }
+
+/// Bytes of the longest pickle that is made, and read, here.
+pub(crate) const SHORT: usize = 255 + 5;
+
+/// What these pickles start and end with: protocol 4, stop.
+const START: [u8; 2] = [0x80, 4];
+const STOP: u8 = b'.';
+
+const NONE: u8 = b'N';
+const TRUE: u8 = 0x88;
+const FALSE: u8 = 0x89;
+const INT: u8 = b'J';
+const LONG: u8 = 0x8a;
+const FLOAT: u8 = b'G';
+const BYTES: u8 = b'C';
+const TEXT: u8 = 0x8c;
+
+/// The pickle of an object of a few kinds, in a fraction of the time that it takes to call a pickler. Every pickler reads it.
+#[inline]
+pub(crate) fn dump_short<'a>(object: &Bound<'_, PyAny>, place: &'a mut [u8; SHORT]) -> Option<&'a [u8]> {
+    let text;
+    let number: [u8; 8];
+    let (head, tail): (&[u8], &[u8]) = if let Ok(int) = object.cast_exact::<PyInt>() {
+        let value: i64 = int.extract().ok()?;
+        number = value.to_le_bytes();
+        match i32::try_from(value) {
+            Ok(_) => (&[INT], &number[..4]),
+            Err(_) => (&[LONG, 8], &number),
+        }
+    } else if let Ok(bytes) = object.cast_exact::<PyBytes>() {
+        let bytes = bytes.as_bytes();
+        (&[BYTES, u8::try_from(bytes.len()).ok()?], bytes)
+    } else if let Ok(string) = object.cast_exact::<PyString>() {
+        if string.len().ok()? > 255 {
+            return None;
+        }
+        text = string.to_cow().ok()?;
+        (&[TEXT, u8::try_from(text.len()).ok()?], text.as_bytes())
+    } else if let Ok(float) = object.cast_exact::<PyFloat>() {
+        number = float.value().to_be_bytes();
+        (&[FLOAT], &number)
+    } else if object.is_none() {
+        (&[NONE], &[])
+    } else if let Ok(truth) = object.cast_exact::<PyBool>() {
+        (&[if truth.is_true() { TRUE } else { FALSE }], &[])
+    } else {
+        return None;
+    };
+    let mut len = 0;
+    for part in [&START, head, tail, &[STOP]] {
+        place[len..][..part.len()].copy_from_slice(part);
+        len += part.len();
+    }
+    Some(&place[..len])
+}
+
+/// The object whose pickle this is, if it is one of those that [`dump_short`] makes. All others are for `pickle`.
+#[inline]
+pub(crate) fn load_short<'py>(py: Python<'py>, pickle: &[u8]) -> Option<Bound<'py, PyAny>> {
+    let [0x80, 4, kind, rest @ .., STOP] = pickle else {
+        return None;
+    };
+    Some(match (*kind, rest) {
+        (INT, rest) => i32::from_le_bytes(rest.try_into().ok()?).into_pyobject(py).ok()?.into_any(),
+        (LONG, [8, rest @ ..]) => i64::from_le_bytes(rest.try_into().ok()?).into_pyobject(py).ok()?.into_any(),
+        (FLOAT, rest) => PyFloat::new(py, f64::from_be_bytes(rest.try_into().ok()?)).into_any(),
+        (BYTES, [len, rest @ ..]) if rest.len() == usize::from(*len) => PyBytes::new(py, rest).into_any(),
+        (TEXT, [len, rest @ ..]) if rest.len() == usize::from(*len) => {
+            PyString::new(py, std::str::from_utf8(rest).ok()?).into_any()
+        }
+        (NONE, []) => py.None().into_bound(py),
+        (TRUE | FALSE, []) => PyBool::new(py, *kind == TRUE).to_owned().into_any(),
+        _ => return None,
+    })
+}

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyList};
 use ringpipe::mpmc::{Receiver, Sender};
 use ringpipe::{AttachError, BuildError, Builder, End, RecvError, RecvIntoError, SendError};
 
@@ -23,7 +23,7 @@ use crate::call::call;
 use crate::connection::{Argument, Fresh, os_error};
 use crate::guarded::Guarded;
 use crate::half::Fault;
-use crate::pickling::{dumps, loads};
+use crate::pickling::{self, dump_short, dumps, load_short, loads};
 
 /// How long a call waits before it looks for a signal that may have come while it was not asleep: at first, and then.
 const SLICE: Duration = Duration::from_millis(4);
@@ -185,21 +185,27 @@ impl Channel {
 impl Ends {
     /// The message that comes next, if it is there.
     #[inline]
-    fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        match self.receiver.try_recv_guard() {
-            Ok(guard) => {
-                let mut fresh = Fresh::new(py, guard.len())?;
-                guard.copy_to(0, fresh.place());
-                Ok(Some(fresh.filled()))
-            }
-            Err(RecvError::Empty) => Ok(None),
-            Err(e) => Err(Fault::from(e).into()),
+    fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Received<'py>>> {
+        let guard = match self.receiver.try_recv_guard() {
+            Ok(guard) => guard,
+            Err(RecvError::Empty) => return Ok(None),
+            Err(e) => return Err(Fault::from(e).into()),
+        };
+        let len = guard.len();
+        if len <= pickling::SHORT {
+            let mut short = [0; pickling::SHORT];
+            guard.copy_to(0, &mut short[..len]);
+            drop(guard);
+            return Ok(Some(Received::new(py, &short[..len])));
         }
+        let mut fresh = Fresh::new(py, len)?;
+        guard.copy_to(0, fresh.place());
+        Ok(Some(Received::Pickle(fresh.filled())))
     }
 
     /// The same, waiting for it.
     #[inline]
-    fn receive<'py>(&self, py: Python<'py>, patience: Patience) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    fn receive<'py>(&self, py: Python<'py>, patience: Patience) -> PyResult<Option<Received<'py>>> {
         // Asks nobody, where to take what is not there asks the kernel about who might be dead.
         if !self.receiver.is_empty() || patience.left().is_none() {
             let taken = self.take(py)?;
@@ -212,7 +218,7 @@ impl Ends {
 
     #[cold]
     #[inline(never)]
-    fn receive_slow<'py>(&self, py: Python<'py>, patience: Patience) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    fn receive_slow<'py>(&self, py: Python<'py>, patience: Patience) -> PyResult<Option<Received<'py>>> {
         let mut short = [0; SHORT];
         let received =
             patience.wait(py, |time| match self.receiver.recv_bytes_into_interruptible(&mut short, 0, time) {
@@ -221,8 +227,8 @@ impl Ends {
             })?;
         Ok(Some(match received {
             None => return Ok(None),
-            Some(Ok(len)) => PyBytes::new(py, &short[..len]),
-            Some(Err(RecvIntoError::TooShort(e))) => PyBytes::new(py, &e.message),
+            Some(Ok(len)) => Received::new(py, &short[..len]),
+            Some(Err(RecvIntoError::TooShort(e))) => Received::Pickle(PyBytes::new(py, &e.message)),
             Some(Err(RecvIntoError::Recv(e))) => return Err(Fault::from(e).into()),
             Some(Err(_)) => unreachable!("no offset was given"),
         }))
@@ -259,14 +265,41 @@ impl Ends {
         }
     }
 
-    fn put(&self, py: Python<'_>, object: &Bound<'_, PyAny>, patience: Patience) -> PyResult<bool> {
-        self.send_buffer(py, &dumps(object)?, patience)
+    fn put(&self, object: &Bound<'_, PyAny>, patience: Patience) -> PyResult<bool> {
+        with_pickle(object, |pickle| self.send(object.py(), pickle, patience))
+    }
+}
+
+/// Passes an object's pickle on.
+#[inline]
+fn with_pickle<R>(object: &Bound<'_, PyAny>, pass: impl FnOnce(&[u8]) -> PyResult<R>) -> PyResult<R> {
+    if let Some(pickle) = dump_short(object, &mut [0; pickling::SHORT]) {
+        return pass(pickle);
+    }
+    let pickle = dumps(object)?;
+    match pickle.cast_exact::<PyBytes>() {
+        Ok(bytes) => pass(bytes.as_bytes()),
+        Err(_) => pass(Buffer::readable(&pickle)?.bytes()),
+    }
+}
+
+/// What has been taken out of a queue.
+enum Received<'py> {
+    Object(Bound<'py, PyAny>),
+    Pickle(Bound<'py, PyBytes>),
+}
+
+impl<'py> Received<'py> {
+    #[inline]
+    fn new(py: Python<'py>, pickle: &[u8]) -> Received<'py> {
+        load_short(py, pickle).map_or_else(|| Received::Pickle(PyBytes::new(py, pickle)), Received::Object)
     }
 
-    fn send_buffer(&self, py: Python<'_>, pickle: &Bound<'_, PyAny>, patience: Patience) -> PyResult<bool> {
-        match pickle.cast_exact::<PyBytes>() {
-            Ok(bytes) => self.send(py, bytes.as_bytes(), patience),
-            Err(_) => self.send(py, Buffer::readable(pickle)?.bytes(), patience),
+    #[inline]
+    fn object(self) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Received::Object(object) => Ok(object),
+            Received::Pickle(pickle) => loads(pickle),
         }
     }
 }
@@ -289,7 +322,7 @@ impl SimpleCore {
     fn put(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
         let ends = slf.as_super().get().open_ends(py)?;
-        ends.put(py, obj, Patience::Endless).map(drop)
+        ends.put(obj, Patience::Endless).map(drop)
     }
 
     /// Remove an object from the queue, and return it
@@ -298,7 +331,7 @@ impl SimpleCore {
     fn get<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let ends = slf.as_super().get().open_ends(py)?;
-        loads(ends.receive(py, Patience::Endless)?.expect("waits as long as it takes"))
+        ends.receive(py, Patience::Endless)?.expect("waits as long as it takes").object()
     }
 }
 
@@ -328,7 +361,7 @@ impl QueueCore {
         let py = slf.py();
         let ends = QueueCore::ends(slf)?;
         let sent = match slf.get().slots(py) {
-            None => ends.put(py, object, patience),
+            None => ends.put(object, patience),
             Some(slots) => put_limited(&ends, object, &slots, patience),
         };
         if sent? { Ok(()) } else { Err(exception(py, &FULL)) }
@@ -337,11 +370,11 @@ impl QueueCore {
     fn get_patiently<'py>(slf: &Bound<'py, Self>, patience: Patience) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let ends = QueueCore::ends(slf)?;
-        let pickle = ends.receive(py, patience)?.ok_or_else(|| exception(py, &EMPTY))?;
+        let received = ends.receive(py, patience)?.ok_or_else(|| exception(py, &EMPTY))?;
         if let Some(slots) = slf.get().slots(py) {
             release(&slots)?;
         }
-        loads(pickle)
+        received.object()
     }
 }
 
@@ -353,17 +386,18 @@ fn release(slots: &Bound<'_, PyAny>) -> PyResult<()> {
 /// Puts an object into a queue that has a limit: takes a slot first, and gives it back if it has come to nothing.
 fn put_limited(ends: &Ends, object: &Bound<'_, PyAny>, slots: &Bound<'_, PyAny>, patience: Patience) -> PyResult<bool> {
     let py = object.py();
-    let pickle = dumps(object)?;
-    let left = patience.left().filter(|&left| left < Duration::MAX).map(|left| left.as_secs_f64());
-    let block = patience.left().is_some();
-    if !call(py, &slots.getattr("acquire")?, (block, left))?.is_truthy()? {
-        return Ok(false);
-    }
-    let sent = ends.send_buffer(py, &pickle, patience);
-    if !matches!(sent, Ok(true)) {
-        release(slots)?;
-    }
-    sent
+    with_pickle(object, |pickle| {
+        let left = patience.left();
+        let limit = left.filter(|&left| left < Duration::MAX).map(|left| left.as_secs_f64());
+        if !call(py, &slots.getattr("acquire")?, (left.is_some(), limit))?.is_truthy()? {
+            return Ok(false);
+        }
+        let sent = ends.send(py, pickle, patience);
+        if !matches!(sent, Ok(true)) {
+            release(slots)?;
+        }
+        sent
+    })
 }
 
 #[pymethods]
@@ -422,6 +456,35 @@ impl QueueCore {
     /// Raises queue.Empty if there is none.
     fn get_nowait<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         QueueCore::get_patiently(slf, Patience::None)
+    }
+
+    /// Remove objects from the queue, as many as are there and max_items at most, and return a list of them
+    ///
+    /// Waits for the first of them as get does. If one cannot be unpickled, that is raised, and those before it are lost.
+    #[pyo3(signature = (max_items = 1000, block = Argument::Missing, timeout = None), text_signature = "($self, max_items=1000, block=True, timeout=None)")]
+    fn get_many<'py>(
+        slf: &Bound<'py, Self>,
+        max_items: usize,
+        block: Argument<'py>,
+        timeout: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let py = slf.py();
+        if max_items == 0 {
+            return Err(PyValueError::new_err("max_items must be positive"));
+        }
+        let list = PyList::empty(py);
+        list.append(QueueCore::get_patiently(slf, Patience::new(&block, timeout)?)?)?;
+        let (ends, slots) = (QueueCore::ends(slf)?, slf.get().slots(py));
+        while list.len() < max_items && !ends.receiver.is_empty() {
+            let Some(received) = ends.take(py)? else {
+                break;
+            };
+            if let Some(slots) = &slots {
+                release(slots)?;
+            }
+            list.append(received.object()?)?;
+        }
+        Ok(list)
     }
 
     /// The number of objects that wait to be got; a snapshot, which takes a look at each
