@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 
+use crate::buffer::Buffer;
 use crate::call::call;
 
 static FORKING_DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -28,6 +29,19 @@ fn prepared<'a, 'py>(py: Python<'py>, function: &'a PyOnceLock<Py<PyAny>>) -> &'
     function.get(py).expect("set when the module was imported").bind(py)
 }
 
+/// Makes a pickle of an object, not always the one that `multiprocessing` would make, and passes it on.
+#[inline]
+pub(crate) fn with_pickle<R>(object: &Bound<'_, PyAny>, pass: impl FnOnce(&[u8]) -> PyResult<R>) -> PyResult<R> {
+    if let Some(pickle) = dump_short(object, &mut [0; SHORT]) {
+        return pass(pickle);
+    }
+    let pickle = dumps(object)?;
+    match pickle.cast_exact::<PyBytes>() {
+        Ok(bytes) => pass(bytes.as_bytes()),
+        Err(_) => pass(Buffer::readable(&pickle)?.bytes()),
+    }
+}
+
 /// The object's pickle, in an object that has a buffer.
 ///
 /// `ForkingPickler` differs from a plain pickler in that it asks the registered reducers, which no pickler does for objects of the types that are looked for here. To
@@ -40,7 +54,10 @@ pub(crate) fn dumps<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAn
 
 pub(crate) fn loads<'py>(pickle: Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
     let py = pickle.py();
-    call(py, prepared(py, &LOADS), (pickle,))
+    match load_short(py, pickle.as_bytes()) {
+        Some(object) => Ok(object),
+        None => call(py, prepared(py, &LOADS), (pickle,)),
+    }
 }
 
 /// Whether an object is of none but types that every pickler knows by itself.
@@ -87,7 +104,7 @@ const TEXT: u8 = 0x8c;
 
 /// The pickle of an object of a few kinds, in a fraction of the time that it takes to call a pickler. Every pickler reads it.
 #[inline]
-pub(crate) fn dump_short<'a>(object: &Bound<'_, PyAny>, place: &'a mut [u8; SHORT]) -> Option<&'a [u8]> {
+fn dump_short<'a>(object: &Bound<'_, PyAny>, place: &'a mut [u8; SHORT]) -> Option<&'a [u8]> {
     let text;
     let number: [u8; 8];
     let (head, tail): (&[u8], &[u8]) = if let Ok(int) = object.cast_exact::<PyInt>() {

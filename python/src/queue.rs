@@ -18,12 +18,11 @@ use pyo3::types::{PyBytes, PyList};
 use ringpipe::mpmc::{Receiver, Sender};
 use ringpipe::{AttachError, BuildError, Builder, End, RecvError, RecvIntoError, SendError};
 
-use crate::buffer::Buffer;
 use crate::call::call;
 use crate::connection::{Argument, Fresh, os_error};
 use crate::guarded::Guarded;
 use crate::half::Fault;
-use crate::pickling::{self, dump_short, dumps, load_short, loads};
+use crate::pickling::{self, load_short, loads, with_pickle};
 
 /// How long a call waits before it looks for a signal that may have come while it was not asleep: at first, and then.
 const SLICE: Duration = Duration::from_millis(4);
@@ -270,19 +269,6 @@ impl Ends {
     }
 }
 
-/// Passes an object's pickle on.
-#[inline]
-fn with_pickle<R>(object: &Bound<'_, PyAny>, pass: impl FnOnce(&[u8]) -> PyResult<R>) -> PyResult<R> {
-    if let Some(pickle) = dump_short(object, &mut [0; pickling::SHORT]) {
-        return pass(pickle);
-    }
-    let pickle = dumps(object)?;
-    match pickle.cast_exact::<PyBytes>() {
-        Ok(bytes) => pass(bytes.as_bytes()),
-        Err(_) => pass(Buffer::readable(&pickle)?.bytes()),
-    }
-}
-
 /// What has been taken out of a queue.
 enum Received<'py> {
     Object(Bound<'py, PyAny>),
@@ -371,10 +357,14 @@ impl QueueCore {
         let py = slf.py();
         let ends = QueueCore::ends(slf)?;
         let received = ends.receive(py, patience)?.ok_or_else(|| exception(py, &EMPTY))?;
-        if let Some(slots) = slf.get().slots(py) {
-            release(&slots)?;
-        }
+        slf.get().taken(py)?;
         received.object()
+    }
+
+    /// To be called for each object that was taken out.
+    #[inline]
+    fn taken(&self, py: Python<'_>) -> PyResult<()> {
+        self.slots(py).map_or(Ok(()), |slots| release(&slots))
     }
 }
 
@@ -472,17 +462,17 @@ impl QueueCore {
         if max_items == 0 {
             return Err(PyValueError::new_err("max_items must be positive"));
         }
+        let ends = QueueCore::ends(slf)?;
+        let mut next = ends.receive(py, Patience::new(&block, timeout)?)?;
+        if next.is_none() {
+            return Err(exception(py, &EMPTY));
+        }
         let list = PyList::empty(py);
-        list.append(QueueCore::get_patiently(slf, Patience::new(&block, timeout)?)?)?;
-        let (ends, slots) = (QueueCore::ends(slf)?, slf.get().slots(py));
-        while list.len() < max_items && !ends.receiver.is_empty() {
-            let Some(received) = ends.take(py)? else {
-                break;
-            };
-            if let Some(slots) = &slots {
-                release(slots)?;
-            }
+        while let Some(received) = next {
+            slf.get().taken(py)?;
             list.append(received.object()?)?;
+            let more = list.len() < max_items && !ends.receiver.is_empty();
+            next = if more { ends.take(py)? } else { None };
         }
         Ok(list)
     }

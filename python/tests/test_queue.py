@@ -241,6 +241,60 @@ def test_a_limited_queue_whose_ring_is_full_gives_the_place_back():
     assert q.get() == "more"
 
 
+def test_many_are_got_at_once_as_far_as_they_are_there(thread):
+    q = ringpipe.Queue(10)
+    for n in range(10):
+        q.put(n)
+    assert q.get_many(3) == [0, 1, 2]
+    assert q.get_many() == [3, 4, 5, 6, 7, 8, 9]
+    for call in (lambda: q.get_many(block=False), lambda: q.get_many(5, timeout=0.01)):
+        with pytest.raises(queue.Empty):
+            call()
+    with pytest.raises(ValueError):
+        q.get_many(0)
+    for n in range(10):
+        q.put_nowait(n)
+    assert q.full()
+    q.get_many()
+    waits = thread(lambda: q.put("later"))
+    assert q.get_many(timeout=10) == ["later"]
+    waits.join()
+    q.close()
+    with pytest.raises(ValueError):
+        q.get_many()
+
+
+SHORT = [0, 255, 256, -1, 2**31 - 1, 2**31, -(2**31), -(2**31) - 1, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 10**40]
+SHORT += [0.0, -0.0, 1e300, float("-inf"), True, False, None, "", "a" * 255, "a" * 256, "\0é\U0001f600", "é" * 127, "é" * 128, "\ud800"]
+SHORT += [b"", bytes(range(255)), bytes(256)]
+
+
+@pytest.mark.parametrize("obj", SHORT, ids=range(len(SHORT)))
+def test_the_shortest_objects_are_ordinary_pickles_too(obj):
+    def same(got):
+        return repr(got) == repr(obj) and type(got) is type(obj)
+
+    def is_pickle(data):
+        try:
+            return same(pickle.loads(data))
+        except Exception:
+            return False
+
+    q = ringpipe.SimpleQueue(capacity=1 << 16)
+    q.put(obj)
+    memory = os.pread(q._parts()[2][0], 1 << 18, 0)
+    assert any(is_pickle(memory[at:]) for at in range(0, len(memory), 64) if memory[at : at + 1] == b"\x80")
+    assert same(q.get())
+
+
+def test_what_is_no_pickle_is_not_taken_for_one():
+    r, w = ringpipe.Pipe(False)
+    for broken in (b"\x80\x04J\0.", b"\x80\x04C\x05abc.", b"\x80\x04.", b"\x80\x04\x8c\x01\xff."):
+        w.send_bytes(broken)
+        with pytest.raises((pickle.UnpicklingError, EOFError, UnicodeDecodeError, IndexError)):
+            r.recv()
+
+
 def test_capacities():
     for wrong in (0, 1 << 40):
         with pytest.raises(ValueError):
