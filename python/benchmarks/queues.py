@@ -5,8 +5,8 @@
 
 Producers put the same object time and again, with put(); consumers get, each its share. All are forked processes, which start together; it ends when the last consumer
 has its share. The queues take turns in short rounds. One producer and one consumer are kept on two processors where there are as many. Figures are medians
-of the rounds, and so are the ratios to ringpipe's, of which the least and the greatest of a round are given as well. faster-fifo is measured twice, with get() and with get_many(),
-at most 1000 at a time; and so is ringpipe.
+of the rounds, and so is how many times as fast ringpipe is, of which the least and the greatest of a round are given as well. faster-fifo is measured twice, with get() and with get_many(),
+at most 1000 at a time.
 """
 
 import argparse
@@ -41,18 +41,11 @@ def many_at_once(q, count):
         count -= len(get(max_messages_to_get=min(count, 1000)))
 
 
-def ours_at_once(q, count):
-    get = q.get_many
-    while count:
-        count -= len(get(min(count, 1000)))
-
-
 # What makes a queue, how it is emptied, and how many times as many messages as through the slowest it gets in a round.
 QUEUES = {
     "multiprocessing.Queue": (multiprocessing.Queue, one_by_one, 1),
     "multiprocessing.SimpleQueue": (multiprocessing.SimpleQueue, one_by_one, 1),
     "ringpipe.Queue": (ringpipe.Queue, one_by_one, 10),
-    "ringpipe.Queue, get_many": (ringpipe.Queue, ours_at_once, 10),
 }
 if faster_fifo:
     QUEUES["faster-fifo"] = (lambda: faster_fifo.Queue(max_size_bytes=RING), one_by_one, 5)
@@ -63,8 +56,10 @@ OURS = "ringpipe.Queue"
 SCENES = [
     (1, "ints", 12345, 20_000),
     (1, "64 bytes", bytes(64), 20_000),
+    (1, "(1, 'job', 2.5)", (1, "job", 2.5), 20_000),
     (4, "ints", 12345, 16_000),
     (4, "64 bytes", bytes(64), 16_000),
+    (4, "(1, 'job', 2.5)", (1, "job", 2.5), 16_000),
 ]
 
 
@@ -125,8 +120,9 @@ def main():
     args = parser.parse_args()
     rounds = 1 if args.short else args.rounds
     print(f"Python {sys.version.split()[0]}, {len(CPUS)} processors, {rounds} rounds\n")
-    print("| what | queue | messages | ringpipe.Queue is faster | range |")
-    print("| --- | --- | --- | --- | --- |")
+    others = [queue for queue in QUEUES if queue != OURS]
+    print(f"| what | {OURS} | " + " | ".join(others) + " |")
+    print("| --- " * (2 + len(others)) + "|")
     for sides, name, obj, count in SCENES:
         if args.short:
             count = count // 50
@@ -134,11 +130,15 @@ def main():
         for _ in range(rounds):
             for queue, (make, empty, more) in QUEUES.items():
                 times[queue].append(measure(make, empty, sides, obj, count * more) / (count * more))
-        for queue, taken in times.items():
-            ratios = [other / ours for other, ours in zip(taken, times[OURS])]
-            rate = 1e-6 / statistics.median(taken)
-            ratio = f"{statistics.median(ratios):.1f}x | {min(ratios):.1f}-{max(ratios):.1f}"
-            print(f"| {sides} to {sides}, {name} | {queue} | {rate:.3g} M/s | {ratio} |", flush=True)
+
+        def rate(queue):
+            return f"{1e-6 / statistics.median(times[queue]):.3g} M/s"
+
+        def compared(queue):
+            ratios = [other / ours for other, ours in zip(times[queue], times[OURS])]
+            return f"{rate(queue)}: {statistics.median(ratios):.1f}x ({min(ratios):.1f}-{max(ratios):.1f})"
+
+        print(f"| {sides} to {sides}, {name} | {rate(OURS)} | " + " | ".join(map(compared, others)) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::types::PyBytes;
 use ringpipe::mpmc::{Receiver, Sender};
 use ringpipe::{AttachError, BuildError, Builder, End, RecvError, RecvIntoError, SendError};
 
@@ -357,14 +357,10 @@ impl QueueCore {
         let py = slf.py();
         let ends = QueueCore::ends(slf)?;
         let received = ends.receive(py, patience)?.ok_or_else(|| exception(py, &EMPTY))?;
-        slf.get().taken(py)?;
+        if let Some(slots) = slf.get().slots(py) {
+            release(&slots)?;
+        }
         received.object()
-    }
-
-    /// To be called for each object that was taken out.
-    #[inline]
-    fn taken(&self, py: Python<'_>) -> PyResult<()> {
-        self.slots(py).map_or(Ok(()), |slots| release(&slots))
     }
 }
 
@@ -446,35 +442,6 @@ impl QueueCore {
     /// Raises queue.Empty if there is none.
     fn get_nowait<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         QueueCore::get_patiently(slf, Patience::None)
-    }
-
-    /// Remove objects from the queue, as many as are there and max_items at most, and return a list of them
-    ///
-    /// Waits for the first of them as get does. If one cannot be unpickled, that is raised, and those before it are lost.
-    #[pyo3(signature = (max_items = 1000, block = Argument::Missing, timeout = None), text_signature = "($self, max_items=1000, block=True, timeout=None)")]
-    fn get_many<'py>(
-        slf: &Bound<'py, Self>,
-        max_items: usize,
-        block: Argument<'py>,
-        timeout: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyList>> {
-        let py = slf.py();
-        if max_items == 0 {
-            return Err(PyValueError::new_err("max_items must be positive"));
-        }
-        let ends = QueueCore::ends(slf)?;
-        let mut next = ends.receive(py, Patience::new(&block, timeout)?)?;
-        if next.is_none() {
-            return Err(exception(py, &EMPTY));
-        }
-        let list = PyList::empty(py);
-        while let Some(received) = next {
-            slf.get().taken(py)?;
-            list.append(received.object()?)?;
-            let more = list.len() < max_items && !ends.receiver.is_empty();
-            next = if more { ends.take(py)? } else { None };
-        }
-        Ok(list)
     }
 
     /// The number of objects that wait to be got; a snapshot, which takes a look at each

@@ -241,29 +241,6 @@ def test_a_limited_queue_whose_ring_is_full_gives_the_place_back():
     assert q.get() == "more"
 
 
-def test_many_are_got_at_once_as_far_as_they_are_there(thread):
-    q = ringpipe.Queue(10)
-    for n in range(10):
-        q.put(n)
-    assert q.get_many(3) == [0, 1, 2]
-    assert q.get_many() == [3, 4, 5, 6, 7, 8, 9]
-    for call in (lambda: q.get_many(block=False), lambda: q.get_many(5, timeout=0.01)):
-        with pytest.raises(queue.Empty):
-            call()
-    with pytest.raises(ValueError):
-        q.get_many(0)
-    for n in range(10):
-        q.put_nowait(n)
-    assert q.full()
-    q.get_many()
-    waits = thread(lambda: q.put("later"))
-    assert q.get_many(timeout=10) == ["later"]
-    waits.join()
-    q.close()
-    with pytest.raises(ValueError):
-        q.get_many()
-
-
 SHORT = [0, 255, 256, -1, 2**31 - 1, 2**31, -(2**31), -(2**31) - 1, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 10**40]
 SHORT += [0.0, -0.0, 1e300, float("-inf"), True, False, None, "", "a" * 255, "a" * 256, "\0é\U0001f600", "é" * 127, "é" * 128, "\ud800"]
 SHORT += [b"", bytes(range(255)), bytes(256)]
