@@ -29,6 +29,8 @@
 //!    of those asleep, of another kind if there is any (below): it is found even if one of the two processes is killed before it gets there.
 //! 4. Or else *follow*: sleep for long.
 //!
+//! Whoever may be interrupted takes a sleep that ended early, and in vain, for a signal; the caller has to look into that anyway.
+//!
 //! Nobody follows without a leader: who leads gives that up by leaving, and whoever leaves while some follow ([`FOLLOWED`]) and nobody leads wakes one
 //! more. One that is woken so leads, or leaves as well.
 //!
@@ -321,6 +323,7 @@ impl Crowd {
             match news {
                 Some(wake) => return wake,
                 None if now >= end => break,
+                None if deadline.is_interruptible() => return Wake::TimedOut,
                 None => {}
             }
         }
@@ -332,9 +335,13 @@ impl Crowd {
             }
             let held = sought.look() == Sight::Held;
             let longest = if held { SLICE } else { PARK };
-            self.sleep(deadline.min(sys::now() + longest), !held, me, sought);
+            let until = deadline.min(sys::now() + longest);
+            self.sleep(until, !held, me, sought);
             if let Some(wake) = self.news(deadline, sought) {
                 return wake;
+            }
+            if deadline.is_interruptible() && !until.passed() {
+                return Wake::TimedOut;
             }
         }
     }
@@ -476,14 +483,17 @@ impl Crowd {
         let mut in_vain = 0;
         loop {
             let seen = (in_vain > 0 || !self.bell.is_armed()) && self.bell.arm(&mut || sought.look() != Sight::Nothing);
+            let mut until = deadline.min(sys::now() + SLICE);
             let heard = if seen || in_vain > 2 {
                 // Of what is held, the bell does not tell when that changes. And one that cannot be silenced, or not be waited for, must not
                 // turn a wait into a busy loop.
-                self.sleep(deadline.min(sys::now() + SLICE), false, me, sought);
+                self.sleep(until, false, me, sought);
                 self.bell.listen(Deadline::NOW)
             } else {
-                let held = sought.look() != Sight::Nothing;
-                self.bell.listen(deadline.min(sys::now() + if held { SLICE } else { PARK }))
+                if sought.look() == Sight::Nothing {
+                    until = deadline.min(sys::now() + PARK);
+                }
+                self.bell.listen(until)
             };
             if let Some(wake) = self.news(deadline, sought) {
                 return wake;
@@ -492,7 +502,11 @@ impl Crowd {
                 // The room was not enough for this one; perhaps it is for another, who wants less.
                 self.pass_on();
             }
-            in_vain = if heard.readable || heard.refused || heard.hung_up { in_vain + 1 } else { 0 };
+            let woken = heard.readable || heard.refused || heard.hung_up;
+            if !woken && deadline.is_interruptible() && !until.passed() {
+                return Wake::TimedOut;
+            }
+            in_vain = if woken { in_vain + 1 } else { 0 };
         }
     }
 

@@ -6,15 +6,24 @@ use crate::sys;
 
 /// A point on `CLOCK_MONOTONIC`, or none: what every blocking call runs against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Deadline(Option<u64>);
+pub(crate) struct Deadline {
+    /// In nanoseconds.
+    at: Option<u64>,
+    /// Whether a call may give up earlier, because a signal's handler ran.
+    interruptible: bool,
+}
 
 impl Deadline {
     /// Never passes.
-    pub(crate) const NEVER: Deadline = Deadline(None);
+    pub(crate) const NEVER: Deadline = Deadline::of(None);
     /// Of the `try_` forms, which do what they can without waiting.
-    pub(crate) const NOW: Deadline = Deadline(Some(0));
+    pub(crate) const NOW: Deadline = Deadline::of(Some(0));
     /// Has passed, as `NOW`, but for a call that was given a time.
-    const PASSED: Deadline = Deadline(Some(1));
+    const PASSED: Deadline = Deadline::of(Some(1));
+
+    const fn of(at: Option<u64>) -> Deadline {
+        Deadline { at, interruptible: false }
+    }
 
     /// A time-out too long for the clock counts as none.
     pub(crate) fn after(timeout: Duration) -> Deadline {
@@ -22,7 +31,16 @@ impl Deadline {
             return Deadline::PASSED;
         }
         let nanos = u64::try_from(timeout.as_nanos()).ok();
-        Deadline(nanos.and_then(|n| sys::now().checked_add(n)))
+        Deadline::of(nanos.and_then(|n| sys::now().checked_add(n)))
+    }
+
+    /// The same, and whoever waits also gives up when a signal's handler ran in its thread.
+    pub(crate) fn interruptible(self) -> Deadline {
+        Deadline { interruptible: !self.is_immediate(), ..self }
+    }
+
+    pub(crate) fn is_interruptible(self) -> bool {
+        self.interruptible
     }
 
     pub(crate) fn instant(at: Instant) -> Deadline {
@@ -41,17 +59,17 @@ impl Deadline {
 
     /// In nanoseconds; `None` never comes.
     pub(crate) fn at(self) -> Option<u64> {
-        self.0
+        self.at
     }
 
     pub(crate) fn passed(self) -> bool {
-        match self.0 {
+        match self.at {
             None => false,
             Some(at) => self.is_immediate() || sys::now() >= at,
         }
     }
 
     pub(crate) fn min(self, other: u64) -> Deadline {
-        Deadline(Some(self.0.map_or(other, |at| at.min(other))))
+        Deadline { at: Some(self.at.map_or(other, |at| at.min(other))), ..self }
     }
 }

@@ -27,9 +27,14 @@ const LENGTHS: [usize; 15] =
 recv_forms!(
     &Receiver, 6 * SMALL;
     ("iter", Ever, |c, _| c.iter().next().unwrap_or(Err(RecvError::Disconnected))),
+    ("recv_bytes_into_interruptible", InTime, |c, t| into(6 * SMALL, |buf, at| c.recv_bytes_into_interruptible(buf, at, t))),
     ("a clone's recv_bytes_timeout", InTime, |c, t| c.clone().recv_bytes_timeout(t))
 );
-send_forms!(&Sender; ("a clone's send_bytes_timeout", InTime, |c, m, t| c.clone().send_bytes_timeout(m, t)));
+send_forms!(
+    &Sender;
+    ("send_bytes_interruptible", InTime, |c, m, t| c.send_bytes_interruptible(m, t)),
+    ("a clone's send_bytes_timeout", InTime, |c, m, t| c.clone().send_bytes_timeout(m, t))
+);
 
 #[test]
 fn every_form_of_receiving_takes_one_message_and_leaves_the_next() {

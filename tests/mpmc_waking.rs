@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ringpipe::mpmc::{Receiver, Sender};
-use ringpipe::{AttachError, End, RecvError, SendError};
-use support::many::{SMALL, attached, receiving, sending, small};
+use ringpipe::{AttachError, End, RecvError, RecvIntoError, SendError};
+use support::many::{SMALL, attached, fill_up, receiving, sending, small};
 use support::{
     Call, Child, Random, Shared, await_call, call_number, doing, eventually, fork, guard, guard_for, is_alive,
     may_take, median, nanos, pin, poll_fd, skip, sleeps,
@@ -209,6 +209,50 @@ fn receivers_that_sleep_wake_up_about_once_a_second() {
     assert!(woken.iter().all(|&woken| woken <= SECONDS + 2), "in {SECONDS} s: {woken:?}");
     drop((ends, single_ends));
     children.iter().for_each(Child::succeeds);
+}
+
+extern "C" fn nothing(_: libc::c_int) {}
+
+/// Has a handler that does nothing, and does not restart calls.
+fn handle_signals() {
+    // SAFETY: zeros are valid for the structure, and the handler only returns.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
+        assert_eq!(libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut()), 0);
+    }
+}
+
+/// Of each two, one watches the bell, and the other sleeps until it is woken.
+#[test]
+fn a_signal_ends_an_interruptible_call_soon_and_no_other() {
+    let _guard = guard();
+    let (receiver, sender) = &small();
+    for full in [false, true] {
+        if full {
+            fill_up(sender);
+        }
+        let call = |interruptible: bool, time: Duration| match (full, interruptible) {
+            (false, true) => {
+                let received = receiver.recv_bytes_into_interruptible(&mut [], 0, time);
+                matches!(received, Err(RecvIntoError::Recv(RecvError::TimedOut)))
+            }
+            (false, false) => matches!(receiver.recv_bytes_timeout(time), Err(RecvError::TimedOut)),
+            (true, true) => matches!(sender.send_bytes_interruptible(b"more", time), Err(SendError::TimedOut)),
+            (true, false) => matches!(sender.send_bytes_timeout(b"more", time), Err(SendError::TimedOut)),
+        };
+        let children = [(true, PATIENCE), (true, PATIENCE), (false, 10 * MOMENT)].map(|(interruptible, time)| {
+            fork(move || {
+                handle_signals();
+                let begin = Instant::now();
+                let timed_out = call(interruptible, time);
+                i32::from(!timed_out || (begin.elapsed() < time) != interruptible)
+            })
+        });
+        await_deep_sleep(&children);
+        children.iter().for_each(|child| child.signal(libc::SIGUSR1));
+        children.iter().for_each(Child::succeeds);
+    }
 }
 
 #[test]

@@ -1,16 +1,18 @@
-"""multiprocessing.Pipe through shared memory.
+"""multiprocessing.Pipe, Queue and SimpleQueue through shared memory.
 
-    from ringpipe import Pipe
+    from ringpipe import Pipe, Queue
 
 in place of
 
-    from multiprocessing import Pipe
+    from multiprocessing import Pipe, Queue
 
 Pipe() returns a pair of connections that behave as those of multiprocessing do: they send and receive objects and bytes, can be polled,
 waited for with multiprocessing.connection.wait, inherited by fork, passed to processes that are spawned, and sent over other connections.
-Messages go through rings in memory that both processes map, without a system call while data flows.
+Queue(), JoinableQueue() and SimpleQueue() return queues for any number of processes and threads, without a lock and without a thread of their own.
+Messages go through rings in memory that all processes map, without a system call while data flows.
 """
 
 from ._connection import Connection, Pipe
+from ._queue import JoinableQueue, Queue, SimpleQueue
 
-__all__ = ["Connection", "Pipe"]
+__all__ = ["Connection", "JoinableQueue", "Pipe", "Queue", "SimpleQueue"]

@@ -45,26 +45,28 @@ class Connection(_native.Core, multiprocessing.connection.Connection):
 
     def __reduce__(self):
         frame, fds = self._parts()
-        _require_descriptors(len(fds))
-        return _rebuild, (frame, [reduction.DupFd(fd) for fd in fds], self.readable, self.writable)
+        return _rebuild, (frame, duplicate(fds), self.readable, self.writable)
 
     # Otherwise pickle protocols 2 and up would go past __reduce__ to the standard library's reducer of its own class.
     def __reduce_ex__(self, protocol):
         return self.__reduce__()
 
 
-def _require_descriptors(number):
-    """Raise an OSError if there are not as many to be had: what is duplicated is kept, even if a later one cannot be."""
+def duplicate(fds):
+    """DupFd objects of descriptors, for another process to adopt."""
+    # They are kept until they are fetched, even if a later one cannot be made: so see first that there are as many to be had.
     spare = []
     try:
-        for _ in range(number):
+        for _ in fds:
             spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     finally:
         for fd in spare:
             os.close(fd)
+    return [reduction.DupFd(fd) for fd in fds]
 
 
-def _rebuild(frame, duplicates, readable, writable):
+def adopt(duplicates):
+    """The descriptors that were made DupFd objects of in another process."""
     fds = []
     try:
         for duplicate in duplicates:
@@ -75,6 +77,11 @@ def _rebuild(frame, duplicates, readable, writable):
         for fd in fds:
             os.close(fd)
         raise
+    return fds
+
+
+def _rebuild(frame, duplicates, readable, writable):
+    fds = adopt(duplicates)
     connection = Connection.__new__(Connection)
     connection._attach(frame, fds, readable, writable)
     return connection

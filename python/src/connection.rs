@@ -1,6 +1,5 @@
 //! What a connection object does. Its class is put together in `ringpipe/_connection.py`, out of this one and the standard library's.
 
-use std::cell::UnsafeCell;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +16,7 @@ use ringpipe::{AttachError, BuildError, Connection, End, Receiver, Sender};
 
 use crate::buffer::Buffer;
 use crate::call::call;
+use crate::guarded::Guarded;
 use crate::half::{AtHand, Fault, Message, RecvHalf, SendHalf};
 use crate::pickling::{dumps, loads};
 
@@ -67,29 +67,14 @@ impl Ends {
     }
 }
 
-struct State {
+pub(crate) struct State {
     ends: Option<Arc<Ends>>,
     readable: bool,
     writable: bool,
 }
 
-/// State that only who has the GIL touches. There always is one: extensions for the stable ABI run nowhere else.
-struct Guarded(UnsafeCell<State>);
-
-// SAFETY: `with` takes a proof that the GIL is held.
-unsafe impl Sync for Guarded {}
-
-impl Guarded {
-    /// `f` must not call into Python, which could come back here.
-    #[inline]
-    fn with<R>(&self, _py: Python<'_>, f: impl FnOnce(&mut State) -> R) -> R {
-        // SAFETY: the GIL is held, so no other thread is here, and nor is a caller of this one, as `f` does not call into Python.
-        f(unsafe { &mut *self.0.get() })
-    }
-}
-
 /// An argument that may have been left out, which is not the same as `None`.
-enum Argument<'py> {
+pub(crate) enum Argument<'py> {
     Missing,
     Given(Bound<'py, PyAny>),
 }
@@ -133,7 +118,7 @@ fn milliseconds(timeout: &Bound<'_, PyAny>) -> Option<u64> {
 
 /// The native part of a connection.
 #[pyclass(frozen, subclass, module = "ringpipe._native", name = "Core")]
-pub(crate) struct Core(Guarded);
+pub(crate) struct Core(Guarded<State>);
 
 impl Core {
     fn open(&self, py: Python<'_>, ends: Arc<Ends>) {
@@ -204,7 +189,7 @@ impl Core {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     fn new(_args: &Bound<'_, PyAny>, _kwargs: Option<&Bound<'_, PyAny>>) -> Core {
-        Core(Guarded(UnsafeCell::new(State { ends: None, readable: false, writable: false })))
+        Core(Guarded::new(State { ends: None, readable: false, writable: false }))
     }
 
     /// True if the connection is closed
@@ -396,11 +381,11 @@ impl Core {
 }
 
 /// A `bytes` object that nobody else has yet, to be filled.
-struct Fresh<'py>(Bound<'py, PyBytes>);
+pub(crate) struct Fresh<'py>(Bound<'py, PyBytes>);
 
 impl<'py> Fresh<'py> {
     /// Nothing is written to it before it is filled, however long it is.
-    fn new(py: Python<'py>, len: usize) -> PyResult<Fresh<'py>> {
+    pub(crate) fn new(py: Python<'py>, len: usize) -> PyResult<Fresh<'py>> {
         let len = isize::try_from(len).map_err(|_| PyMemoryError::new_err(()))?;
         // SAFETY: a null pointer asks for an object of that length; it returns a new reference, or null with an exception set.
         let bytes = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(ptr::null(), len)) }?;
@@ -409,10 +394,14 @@ impl<'py> Fresh<'py> {
     }
 
     /// Only to be written to.
-    fn place(&mut self) -> &mut [u8] {
+    pub(crate) fn place(&mut self) -> &mut [u8] {
         let len = self.0.as_any().len().unwrap_or(0);
         // SAFETY: the memory is the object's, which lives as long as `self`, and nobody else has a reference to it. What it holds is not looked at.
         unsafe { slice::from_raw_parts_mut(ffi::PyBytes_AsString(self.0.as_ptr()).cast(), len) }
+    }
+
+    pub(crate) fn filled(self) -> Bound<'py, PyBytes> {
+        self.0
     }
 }
 
@@ -474,7 +463,7 @@ impl RecvHalf {
 
 /// The `OSError` with the number of a system call's error, where there is one.
 #[cold]
-fn os_error(py: Python<'_>, e: impl Into<io::Error>) -> PyErr {
+pub(crate) fn os_error(py: Python<'_>, e: impl Into<io::Error>) -> PyErr {
     let e = e.into();
     let Some(number) = e.raw_os_error() else {
         return PyOSError::new_err(e.to_string());

@@ -471,6 +471,16 @@ pub(crate) enum Fault {
     TooLong,
 }
 
+impl From<Fault> for PyErr {
+    /// Of a receive that any length was allowed to, or a send.
+    fn from(fault: Fault) -> PyErr {
+        match fault {
+            Fault::Raised(e) => e,
+            Fault::TooLong => unreachable!("any length is allowed"),
+        }
+    }
+}
+
 impl From<PyErr> for Fault {
     fn from(e: PyErr) -> Fault {
         Fault::Raised(e)

@@ -1,16 +1,19 @@
-//! The native part of the Python package `ringpipe`: connections that behave as those of `multiprocessing`, over the rings of the crate of the same name.
+//! The native part of the Python package `ringpipe`: connections and queues that behave as those of `multiprocessing`, over the rings of the crate of the same name.
 //!
 //! - `connection.rs`: the methods of a connection, and what they check.
 //! - `half.rs`: use by several threads, waiting, signals, fork.
-//! - `pickling.rs`, `buffer.rs`, `call.rs`: what they need of Python.
+//! - `queue.rs`: the methods of queues.
+//! - `pickling.rs`, `buffer.rs`, `call.rs`, `guarded.rs`: what they need of Python.
 //!
 //! What is rarely asked for is left to Python (`ringpipe/_arguments.py`).
 
 mod buffer;
 mod call;
 mod connection;
+mod guarded;
 mod half;
 mod pickling;
+mod queue;
 
 use pyo3::prelude::*;
 
@@ -22,10 +25,14 @@ mod _native {
     #[pymodule_export]
     use super::connection::{Core, connect};
 
+    #[pymodule_export]
+    use super::queue::{Channel, QueueCore, SimpleCore};
+
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         super::pickling::prepare(module.py())?;
-        super::connection::prepare(module.py())
+        super::connection::prepare(module.py())?;
+        super::queue::prepare(module.py())
     }
 
     /// To be called before a fork: see `half.rs`.

@@ -181,6 +181,21 @@ impl Receiver {
         self.recv_into_until(buf, offset, Deadline::instant(deadline))
     }
 
+    /// As [`recv_bytes_into_timeout`](Self::recv_bytes_into_timeout), but it may give up earlier, as if the time had passed, if a signal's handler ran in this thread while it was
+    /// asleep. (A handler that was installed to restart system calls does not interrupt.) For bindings to languages whose handlers are run by the caller.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_bytes_into_timeout`](Self::recv_bytes_into_timeout).
+    pub fn recv_bytes_into_interruptible(
+        &self,
+        buf: &mut [u8],
+        offset: usize,
+        timeout: Duration,
+    ) -> Result<usize, RecvIntoError> {
+        self.recv_into_until(buf, offset, Deadline::after(timeout).interruptible())
+    }
+
     /// Takes one message, to be read in place. Waits for it.
     ///
     /// ```

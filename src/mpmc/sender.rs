@@ -86,6 +86,16 @@ impl Sender {
         self.send_whole(message, Deadline::instant(deadline))
     }
 
+    /// As [`send_bytes_timeout`](Self::send_bytes_timeout), but it may give up earlier, as if the time had passed, if a signal's handler ran in this thread while it was
+    /// asleep. See [`Receiver::recv_bytes_into_interruptible`](super::Receiver::recv_bytes_into_interruptible).
+    ///
+    /// # Errors
+    ///
+    /// As [`send_bytes_timeout`](Self::send_bytes_timeout).
+    pub fn send_bytes_interruptible(&self, message: &[u8], timeout: Duration) -> Result<(), SendError> {
+        self.send_whole(message, Deadline::after(timeout).interruptible())
+    }
+
     /// Sends one message that is gathered from several buffers, in order. Waits for room.
     ///
     /// # Errors
