@@ -27,6 +27,8 @@ use crate::pickling::{self, load_short, loads, with_pickle};
 /// How long a call waits before it looks for a signal that may have come while it was not asleep: at first, and then.
 const SLICE: Duration = Duration::from_millis(4);
 const PARK: Duration = Duration::from_secs(1);
+/// The same, of a put of an object that needs much room.
+const LARGE: Duration = Duration::from_millis(32);
 /// Bytes of a message that takes no allocation on its way when it has to be waited for.
 const SHORT: usize = 512;
 
@@ -248,15 +250,20 @@ impl Ends {
     #[cold]
     #[inline(never)]
     fn send_slow(&self, py: Python<'_>, message: &[u8], patience: Patience) -> PyResult<bool> {
+        let sent = |result| match result {
+            Err(SendError::TimedOut) => None,
+            sent => Some(sent),
+        };
         let sent = match patience.left() {
             None => match py.detach(|| self.sender.try_send_bytes(message)) {
                 Err(SendError::Full) => None,
                 sent => Some(sent),
             },
-            Some(_) => patience.wait(py, |time| match self.sender.send_bytes_interruptible(message, time) {
-                Err(SendError::TimedOut) => None,
-                sent => Some(sent),
-            })?,
+            // One that gives up whenever it was woken in vain would never wait long enough to go before others.
+            Some(_) if message.len() > self.sender.capacity() / 64 => {
+                patience.wait(py, |time| sent(self.sender.send_bytes_timeout(message, time.min(LARGE))))?
+            }
+            Some(_) => patience.wait(py, |time| sent(self.sender.send_bytes_interruptible(message, time)))?,
         };
         match sent {
             None => Ok(false),

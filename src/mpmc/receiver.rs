@@ -181,8 +181,8 @@ impl Receiver {
         self.recv_into_until(buf, offset, Deadline::instant(deadline))
     }
 
-    /// As [`recv_bytes_into_timeout`](Self::recv_bytes_into_timeout), but it may give up earlier, as if the time had passed, if a signal's handler ran in this thread while it was
-    /// asleep. (A handler that was installed to restart system calls does not interrupt.) For bindings to languages whose handlers are run by the caller.
+    /// As [`recv_bytes_into_timeout`](Self::recv_bytes_into_timeout), but it may give up earlier, as if the time had passed: at once if a signal's handler ran in this thread while it was
+    /// asleep, and whenever it was woken in vain, as when another receiver is faster. (A handler that was installed to restart system calls does not interrupt.) For bindings to languages whose handlers are run by the caller.
     ///
     /// # Errors
     ///

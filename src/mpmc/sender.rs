@@ -86,8 +86,8 @@ impl Sender {
         self.send_whole(message, Deadline::instant(deadline))
     }
 
-    /// As [`send_bytes_timeout`](Self::send_bytes_timeout), but it may give up earlier, as if the time had passed, if a signal's handler ran in this thread while it was
-    /// asleep. See [`Receiver::recv_bytes_into_interruptible`](super::Receiver::recv_bytes_into_interruptible).
+    /// As [`send_bytes_timeout`](Self::send_bytes_timeout), but it may give up earlier, as if the time had passed, when a signal's handler ran in this thread while it was
+    /// asleep, or it was woken in vain. See [`Receiver::recv_bytes_into_interruptible`](super::Receiver::recv_bytes_into_interruptible).
     ///
     /// # Errors
     ///
