@@ -60,8 +60,8 @@
 //! - A faulty or hostile peer can spoil its own pipe and nothing else: no undefined behaviour, no access outside the ring, no SIGBUS, no
 //!   endless loop, no allocation of its choosing.
 //! - Builds that do not fit together refuse each other when they attach, with an error that says why.
-//! - A receiving end's descriptor is readable whenever something can be received or the peer is gone. It may rarely be readable
-//!   for nothing.
+//! - A receiving end's descriptor is readable whenever something can be received or the peer is gone. It may be readable
+//!   for nothing now and then, until the next receive or poll.
 //! - An idle, blocked pipe costs one wake-up a second.
 //!
 //! # What is not

@@ -847,7 +847,8 @@ impl AsFd for Receiver {
     /// like. Level-triggered. Only to be watched: never read from it.
     ///
     /// From the first call on, the end takes care after every receive that the descriptor is not readable while there is
-    /// nothing to receive, which takes a few system calls each time the ring runs empty. It may rarely be readable for nothing.
+    /// nothing to receive, which takes a few system calls each time the ring runs empty. It may be readable for nothing, until the next receive or
+    /// [`poll`](Receiver::poll): where a message was received just before its sender rang for it.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.waiter.bell.watch(|| self.reader.has_something())
     }
