@@ -113,9 +113,8 @@ fn who_waits_is_seen_until_it_is_woken() {
         assert_eq!(receiver.recv_bytes().unwrap(), b"wake up");
         for_ever()
     });
-    // Not on the futex any more, where it stays for some 5 ms.
-    let waits = |seen: &Snapshot| seen.directions[0].receiver.parked && !seen.directions[0].receiver.asleep;
-    await_sight(&pipe, waits);
+    // That it was asleep before it was parked may still show, until somebody wakes it.
+    await_sight(&pipe, |seen| seen.directions[0].receiver.parked && seen.directions[0].receiver.asleep);
     sender.send_bytes(b"wake up").unwrap();
     await_sight(&pipe, |seen| seen.directions[0].fill == 0 && !seen.directions[0].receiver.parked);
     drop(child);
