@@ -809,10 +809,10 @@ impl Receiver {
 /// For who must not wait, but be told when to go on.
 #[cfg(feature = "tokio")]
 impl Receiver {
-    /// What there is to wait with, and whether a `try_` form would get on.
-    pub(crate) fn waiting(&mut self) -> (&mut Waiter, impl FnMut() -> bool) {
+    /// What there is to wait with, and whether a `try_` form would get on; or, if it is only to look, `poll` would.
+    pub(crate) fn waiting(&mut self, looks: bool) -> (&mut Waiter, impl FnMut() -> bool) {
         let (reader, over) = (&self.reader, matches!(self.state, State::Corrupt | State::Ended { .. }));
-        (&mut self.waiter, move || over || !reader.is_empty())
+        (&mut self.waiter, move || over || if looks { reader.has_something() } else { !reader.is_empty() })
     }
 
     /// As [`try_recv_bytes_into`](Self::try_recv_bytes_into), but for a long message. That is put together in memory of its own, where a call that goes on

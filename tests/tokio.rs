@@ -491,6 +491,28 @@ fn ends_that_a_forked_child_drops_go_on_in_its_parent() {
 }
 
 #[test]
+fn to_wait_behind_a_message_that_was_taken_back_takes_no_processor_time() {
+    let _guard = guard();
+    one_thread().block_on(async {
+        let (mut receiver, mut sender) = small();
+        let message = numbered(LONG);
+        let mut sending = Box::pin(sender.send_bytes(&message));
+        assert!(poll_once(&mut sending).is_pending());
+        // It has got a part of it by then.
+        give_up(receiver.recv_bytes()).await;
+        drop(sending);
+        give_up(receiver.readable()).await;
+        let before = processor_time();
+        assert!(timeout(Duration::from_millis(500), receiver.readable()).await.is_err());
+        let spent = processor_time() - before;
+        assert!(spent < Duration::from_millis(50), "{spent:?} in half a second");
+        sender.send_bytes(b"next").await.unwrap();
+        receiver.readable().await.unwrap();
+        assert_eq!(receiver.recv_bytes().await.unwrap(), b"next");
+    });
+}
+
+#[test]
 fn tasks_that_wait_take_no_processor_time() {
     let _guard = guard();
     for runtime in runtimes() {

@@ -120,7 +120,7 @@ impl Receiver {
     ///
     /// As there, and [`RecvError::Io`].
     pub async fn recv_bytes_max(&mut self, maxlength: usize) -> Result<Vec<u8>, RecvError> {
-        poll_fn(|cx| self.poll_with(cx, |end| end.try_recv_bytes_max(maxlength))).await
+        poll_fn(|cx| self.poll_with(cx, false, |end| end.try_recv_bytes_max(maxlength))).await
     }
 
     /// Receives one message into `buf[offset..]`, and returns its length in bytes: see
@@ -135,7 +135,7 @@ impl Receiver {
         if offset > buf.len() {
             return Err(RecvIntoError::BadOffset { offset, len: buf.len() });
         }
-        poll_fn(|cx| self.poll_with(cx, |end| end.try_recv_into_once_whole(buf, offset))).await
+        poll_fn(|cx| self.poll_with(cx, false, |end| end.try_recv_into_once_whole(buf, offset))).await
     }
 
     /// Receives a value: see [`ringpipe::Receiver::recv`](crate::Receiver::recv).
@@ -164,23 +164,25 @@ impl Receiver {
             Ok(false) => Err(RecvError::Empty),
             Err(e) => Err(e),
         };
-        poll_fn(|cx| self.poll_with(cx, look)).await
+        poll_fn(|cx| self.poll_with(cx, true, look)).await
     }
 
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<u8>, RecvError>> {
-        self.poll_with(cx, crate::Receiver::try_recv_bytes)
+        self.poll_with(cx, false, crate::Receiver::try_recv_bytes)
     }
 
-    /// Waits until `attempt` gets further than that there is nothing for now. It is made only if there seems to be something.
+    /// Waits until `attempt` gets further than that there is nothing for now. It is made only if there seems to be something; one that only looks passes over what
+    /// others take out of the way.
     #[inline]
     fn poll_with<R: Outcome>(
         &mut self,
         cx: &mut Context<'_>,
+        looks: bool,
         mut attempt: impl FnMut(&mut crate::Receiver) -> R,
     ) -> Poll<R> {
         let turn = ready!(poll_proceed(cx));
         for _ in 0..TRIES {
-            if let Err(e) = ready!(self.ear.poll(cx, self.end.waiting())) {
+            if let Err(e) = ready!(self.ear.poll(cx, self.end.waiting(looks))) {
                 return Poll::Ready(R::failed(e));
             }
             let result = attempt(&mut self.end);
