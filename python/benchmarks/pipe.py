@@ -56,24 +56,24 @@ def stream(Pipe, count, send, receive):
     return seconds
 
 
-def one_way(message):
+def sends(message):
     def send(w):
         put = w.send_bytes
         return lambda: put(message)
 
-    return lambda Pipe, count: stream(Pipe, count, send, lambda r: r.recv_bytes)
+    return send
+
+
+def one_way(message):
+    return lambda Pipe, count: stream(Pipe, count, sends(message), lambda r: r.recv_bytes)
 
 
 def one_way_in_place(message):
-    def send(w):
-        put = w.send_bytes
-        return lambda: put(message)
-
     def receive(r):
         get, place = r.recv_bytes_into, bytearray(len(message))
         return lambda: get(place)
 
-    return lambda Pipe, count: stream(Pipe, count, send, receive)
+    return lambda Pipe, count: stream(Pipe, count, sends(message), receive)
 
 
 def objects(obj):
