@@ -83,24 +83,22 @@ TWINS = [
         }
         // Bytes""", "        // Bytes", "pipe-watched-bell"),
     ("arming removes bytes of its own generation", BELL, "byte & CARRIES == 0 && is_stale(byte, current)", "byte & CARRIES == 0", "pipe-watched-bell"),
-    ("arming stays in its generation", BELL, "let next = |word: u32| word.wrapping_add(GENERATION) | ARMED;", "let next = |word: u32| word | ARMED;", "pipe-watched-bell"),
-    ("ringing disarms whatever the generation", BELL, "if seat.compare_exchange(word, word & !ARMED, set, seen).is_ok() {", "let _ = (set, seen);\n            seat.fetch_and(!ARMED, Ordering::SeqCst);\n            {", "pipe-watched-bell"),
-    ("ringing without a byte", BELL, "if !sys::send_token(self.fd(), token(word)) {", "if false {", "pipe-one-message"),
-    ("a full bell is silenced without another look", BELL, "        // Somebody may have found the bell full since.\n        ready()", "        false", "pipe-one-message"),
-    ("disarmed before the byte", BELL, """            if sent != Some(generation) {
-                // If the bell is full, it rings already, and who silences it looks at the ring after that.
-                if !sys::send_token(self.fd(), token(word)) {
-                    return;
-                }
-                sent = Some(generation);
+    ("arming stays in its generation", BELL, "let next = word.wrapping_add(GENERATION) & !RINGING | ARMED;", "let next = word & !RINGING | ARMED;", "pipe-watched-bell"),
+    ("a claim whatever the generation", BELL, """            if seat.compare_exchange(word, claimed, Ordering::SeqCst, Ordering::Relaxed).is_err() {
+                continue;
             }
-            let (set, seen) = (Ordering::SeqCst, Ordering::Relaxed);
-            if seat.compare_exchange(word, word & !ARMED, set, seen).is_ok() {
-                return;""", """            sent = Some(generation);
-            let (set, seen) = (Ordering::SeqCst, Ordering::Relaxed);
-            if seat.compare_exchange(word, word & !ARMED, set, seen).is_ok() {
-                sys::send_token(self.fd(), token(word));
-                return;""", "pipe-copy-goes-on"),
+""", """            seat.fetch_and(!ARMED, Ordering::SeqCst);
+            seat.fetch_or(RINGING, Ordering::SeqCst);
+""", "pipe-settled-bell"),
+    ("ringing for what has been received", BELL, "|| !is_left() {", "|| { let _ = &is_left; false } {", "pipe-settled-bell"),
+    ("R1 relaxed", BELL, "seat.load(Ordering::Acquire); // R1", "seat.load(Ordering::Relaxed); // R1", "pipe-settled-bell"),
+    ("who is ringing is not waited for", BELL, "        self.hear_out();\n        self.move_on", "        self.move_on", "pipe-settled-bell"),
+    ("a silent bell is settled without a new generation", BELL, "Some(current) => self.finish_arming(current, &mut ready),", "Some(current) => current == 0,", "pipe-settled-bell"),
+    ("settled in the same generation", BELL, "match self.move_on(|word| word & (ARMED | RINGING) == ARMED) {", "let word = self.seats.mine().load(Ordering::Relaxed);\n        match (word & (ARMED | RINGING) == ARMED).then(|| token(word)) {", "pipe-settled-bell"),
+    ("ringing without a byte", BELL, "let full = !sys::send_token(self.fd(), token(claimed));", "let full = false;", "pipe-one-message"),
+    ("a full bell is silenced without another look", BELL, "        // Somebody may have found the bell full since.\n        ready()", "        false", "pipe-one-message"),
+    ("who was killed while they rang is believed to go on", BELL, "if word & (ARMED | RINGING) == 0 ||", "if word & ARMED == 0 ||", "pipe-copy-goes-on"),
+    ("ringing is not looked for after a message", WAIT, "const ATTENTION: u32 = ASLEEP | ARMED | STRONG | RINGING;", "const ATTENTION: u32 = ASLEEP | ARMED | STRONG;", "pipe-copy-goes-on"),
     ("W1 removed where many are waited for", SELECT, "if !sys::heavy_barrier() {", "if false {", "pipe-two-waited-for"),
     ("many are armed without another look", SELECT, "                sight = end.look();\n                sight != Sight::Nothing\n", "                sight = Sight::Nothing;\n                false\n", "pipe-two-waited-for"),
     ("one of many is not found gone", SELECT, "if self.sight == Sight::Nothing && end.bell().found_gone() {", "if false {", "pipe-two-waited-for-killed"),

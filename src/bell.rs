@@ -5,10 +5,10 @@
 //! 32-bit word:
 //!
 //! ```text
-//! 31                       8 7     4   3        2        1       0
-//! +-------------------------+-------+----------+--------+-------+--------+
-//! | generation of the bell  |       | DEPARTED | STRONG | ARMED | ASLEEP |
-//! +-------------------------+-------+----------+--------+-------+--------+
+//! 31                       8 7   5     4         3        2        1       0
+//! +-------------------------+-----+---------+----------+--------+-------+--------+
+//! | generation of the bell  |     | RINGING | DEPARTED | STRONG | ARMED | ASLEEP |
+//! +-------------------------+-----+---------+----------+--------+-------+--------+
 //! ```
 //!
 //! | bit | meaning | set by | cleared by |
@@ -17,6 +17,7 @@
 //! | `ARMED` | the bell holds no byte that stands for what is in the ring: ring it | who waits | who rings |
 //! | `STRONG` | somebody here cannot use `membarrier`: fence by yourself | anybody | nobody |
 //! | `DEPARTED` | a copy of the end that waits here was closed: ask the kernel | who leaves | who asked |
+//! | `RINGING` | somebody is about to send the bell a byte of this generation | who rings | they, or who moves on to the next generation |
 //!
 //! # Publish-then-look, set-then-look
 //!
@@ -39,23 +40,34 @@
 //!
 //! - L1: B or A. (If there is no byte, the next publication rings.)
 //! - L2: if the ring is not empty, B.
+//! - L3: if the ring is empty, and has been settled since it was received from, not B.
 //!
-//! Ringing: send a byte that carries the generation, then clear `ARMED` by a compare-exchange that fails if the
-//! generation has moved on; then start over. Arming: move to the next generation with `ARMED` set, barrier, look
+//! Ringing: claim the bell (clear `ARMED`, set `RINGING`), send a byte that carries the generation, clear `RINGING`. The claim, and
+//! the end of it, are compare-exchanges that fail if the generation has moved on; then start over. Arming: wait while `RINGING` is set, move to the next generation with `ARMED`
+//! set and `RINGING` clear, barrier, look
 //! at the ring; *only if it is empty* remove the bytes of earlier generations. A byte of the current generation was sent
 //! after the ring was found empty, so it stands for something and stays. L2 holds: whoever publishes after that look
-//! sees `ARMED` in this generation or a later one, and rings. A ringer that was killed between the byte and the
-//! exchange leaves a byte too many, which the next arming removes; one killed before the byte, while a copy of its end
-//! lives on, leaves the ring unannounced until the next message or the end of the current park. If the bell is full (it is
-//! not while it is armed, unless somebody has stuffed it; pipe ends that nobody has received fill it otherwise), the ringer leaves it armed,
+//! sees `ARMED` in this generation or a later one, and rings. A ringer that was killed after its claim leaves `RINGING` set, which counts as
+//! `ARMED`: whoever publishes next claims the bell for the next generation. The byte may be missing by then, if a copy of its end
+//! lives on: the ring is unannounced until the next message or the end of the current park. If the bell is full (it is
+//! not while it is armed, unless somebody has stuffed it; pipe ends that nobody has received fill it otherwise), the ringer arms it again,
 //! and whoever silences it looks at the ring once more.
+//!
+//! L3 is for who watches the bell from outside, and is not to be told of a message that has been received. A ringer finds its message still
+//! in the ring between its look at the seat and its claim, or leaves it. Settling, which follows each receive, finds the ring empty and
+//! arms. A claim that came before, it has waited for, and removes its byte. One
+//! of a ringer that looked at the seat before, and has not claimed yet, fails. And who looks at the seat later sees by it what was received (R1), finds the ring
+//! empty, and does not ring. Where `ARMED` is set already, it stays so all the time, and no barrier is needed. A ringer that
+//! was killed is waited for until it counts as dead, once; one that only was stopped for so long rings for nothing, as does one that takes back
+//! a long message.
 //!
 //! Bytes that carry descriptors are not removed by arming: they stay for the record that announces them, which is
 //! published after them. If its sender was killed in between, they stay until the next such record, and a waiter whose bell
 //! they keep ringing sleeps on the futex instead of spinning round `ppoll`. So does one that may not poll. Who misses descriptors (a copy
 //! of its end was killed when it had taken them) leaves the bell as it is, since what it holds stands for what else is in the ring.
 //!
-//! A sender's bell tells the outside nothing but the receiver's death, so there L1 and L2 hold only while it is parked.
+//! A sender's bell tells the outside nothing but the receiver's death, so there L1 and L2 hold only while it is parked, and nobody asks whether room is
+//! still of use.
 //!
 //! # Life and death
 //!
@@ -68,13 +80,14 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicBool;
 
 use crate::deadline::Deadline;
-use crate::sync::{AsFd, AtomicU32, BorrowedFd, Ordering, OwnedFd};
+use crate::sync::{AsFd, AtomicU32, BorrowedFd, HEAR_OUT, Ordering, OwnedFd, spin_loop};
 use crate::sys::{self, Readiness};
 
 pub(crate) const ASLEEP: u32 = 1;
 pub(crate) const ARMED: u32 = 2;
 pub(crate) const STRONG: u32 = 4;
 const DEPARTED: u32 = 8;
+pub(crate) const RINGING: u32 = 16;
 const GENERATION: u32 = 1 << 8;
 
 /// The bit of a bell byte that says that descriptors came with it.
@@ -87,6 +100,9 @@ const BELLFUL: usize = 1024;
 const SEARCHES: usize = 4096;
 /// How often a ringer tries again when the seat changes under it: a bound against hostile peers only.
 const RING_TRIES: usize = 64;
+/// How often whoever is ringing is waited for, beyond the time in which they have done so unless they were stopped, and for how many nanoseconds each.
+const NAPS: u32 = 256;
+const NAP: u64 = 50_000;
 
 /// A seat that starts out with an empty bell: the first publication rings.
 pub(crate) fn arm_fresh(seat: &AtomicU32) {
@@ -101,6 +117,8 @@ pub(crate) struct Bell {
     gone: AtomicBool,
     /// Somebody watches the bell from outside, so it is kept silent while there is nothing to receive.
     watched: AtomicBool,
+    /// Somebody was ringing for so long that they were taken for dead. Nobody is waited for like that again: a peer must not hold up every call.
+    impatient: AtomicBool,
     fd: OwnedFd,
 }
 
@@ -170,7 +188,13 @@ impl Bell {
         if !sys::register_barrier() {
             seats.be_strong();
         }
-        Bell { seats, gone: AtomicBool::new(false), watched: AtomicBool::new(false), fd }
+        Bell {
+            seats,
+            gone: AtomicBool::new(false),
+            watched: AtomicBool::new(false),
+            impatient: AtomicBool::new(false),
+            fd,
+        }
     }
 
     /// The socket.
@@ -191,33 +215,57 @@ impl Bell {
 
     // --- ringing ------------------------------------------------------------------------------
 
-    /// Sends a byte of the current generation and disarms `theirs`.
-    pub(crate) fn ring(&self) {
+    /// Claims `theirs`, if it is armed, and sends a byte of its generation. Not if there is nothing to ring for any more: `is_left` looks
+    /// whether what was published is still there.
+    pub(crate) fn ring(&self, is_left: impl Fn() -> bool) {
         let seat = self.seats.theirs();
-        let mut sent = None;
         for _ in 0..RING_TRIES {
-            let word = seat.load(Ordering::Acquire);
-            if word & ARMED == 0 {
+            let word = seat.load(Ordering::Acquire); // R1
+            if word & (ARMED | RINGING) == 0 || !is_left() {
                 return;
             }
-            let generation = word / GENERATION;
-            if sent != Some(generation) {
-                // If the bell is full, it rings already, and who silences it looks at the ring after that.
-                if !sys::send_token(self.fd(), token(word)) {
-                    return;
-                }
-                sent = Some(generation);
+            // Whoever is at it may be dead, and has to have a generation to themselves.
+            let next = if word & RINGING == 0 { word } else { word.wrapping_add(GENERATION) };
+            let claimed = next & !ARMED | RINGING;
+            if seat.compare_exchange(word, claimed, Ordering::SeqCst, Ordering::Relaxed).is_err() {
+                continue;
             }
-            let (set, seen) = (Ordering::SeqCst, Ordering::Relaxed);
-            if seat.compare_exchange(word, word & !ARMED, set, seen).is_ok() {
+            // If the bell is full, it rings already, and who silences it looks at the ring after that.
+            let full = !sys::send_token(self.fd(), token(claimed));
+            if self.end_ringing(claimed / GENERATION, if full { ARMED } else { 0 }) || full {
                 return;
             }
         }
     }
 
+    /// Gives the bell back with these bits set. False if it has moved on to another generation.
+    fn end_ringing(&self, generation: u32, bits: u32) -> bool {
+        let seat = self.seats.theirs();
+        let mut word = seat.load(Ordering::Relaxed);
+        while word / GENERATION == generation {
+            match seat.compare_exchange_weak(word, word & !RINGING | bits, Ordering::SeqCst, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => word = now,
+            }
+        }
+        false
+    }
+
+    /// Waits for who is ringing, until the byte has arrived, or they count as dead.
+    fn hear_out(&self) {
+        let naps = if self.impatient.load(Ordering::Relaxed) { 0 } else { NAPS };
+        for look in 0..HEAR_OUT + naps {
+            if self.seats.mine().load(Ordering::Acquire) & RINGING == 0 {
+                return;
+            }
+            if look < HEAR_OUT { spin_loop() } else { sys::nap(NAP) }
+        }
+        self.impatient.store(true, Ordering::Relaxed);
+    }
+
     /// Whether the next publication rings.
     pub(crate) fn is_armed(&self) -> bool {
-        self.seats.mine().load(Ordering::Relaxed) & ARMED != 0
+        self.seats.mine().load(Ordering::Relaxed) & (ARMED | RINGING) != 0
     }
 
     /// Makes the next publication ring, and silences the bell if the ring is empty. True if it is not.
@@ -230,13 +278,22 @@ impl Bell {
     /// The first step of arming, which the barrier (W1) is to follow: one for all bells that are armed together. Returns what the last step is to be
     /// told. Whoever leaves that out leaves the bell as loud as it was.
     pub(crate) fn begin_arming(&self) -> u8 {
+        self.hear_out();
+        self.move_on(|_| true).unwrap_or_default()
+    }
+
+    /// Moves to the next generation, armed, and returns its token; not from a seat for which `from` is false.
+    fn move_on(&self, from: impl Fn(u32) -> bool) -> Option<u8> {
         let seat = self.seats.mine();
-        let next = |word: u32| word.wrapping_add(GENERATION) | ARMED;
         let mut word = seat.load(Ordering::Relaxed);
-        while let Err(now) = seat.compare_exchange_weak(word, next(word), Ordering::SeqCst, Ordering::Relaxed) {
-            word = now;
+        while from(word) {
+            let next = word.wrapping_add(GENERATION) & !RINGING | ARMED;
+            match seat.compare_exchange_weak(word, next, Ordering::SeqCst, Ordering::Relaxed) {
+                Ok(_) => return Some(token(next)),
+                Err(now) => word = now,
+            }
         }
-        token(next(word))
+        None
     }
 
     /// The last step of arming: silences the bell if the ring is empty. True if it is not.
@@ -250,10 +307,10 @@ impl Bell {
         ready()
     }
 
-    /// Leaves the bell silent where nothing but the other side's death is to be heard from it: the sender's. A byte may still be on
-    /// its way.
+    /// Leaves the bell silent where nothing but the other side's death is to be heard from it: the sender's.
     pub(crate) fn hush(&self) {
         self.seats.mine().fetch_and(!ARMED, Ordering::SeqCst);
+        self.hear_out();
         sys::take_tokens(self.fd(), |_| true);
     }
 
@@ -271,9 +328,10 @@ impl Bell {
         if ready() {
             return;
         }
-        if !self.is_armed() || sys::poll_readable(self.fd(), Deadline::NOW).readable {
-            self.arm(&mut ready);
-        }
+        match self.move_on(|word| word & (ARMED | RINGING) == ARMED) {
+            Some(current) => self.finish_arming(current, &mut ready),
+            None => self.arm(&mut ready),
+        };
     }
 
     /// The bell, to be watched from outside from now on.

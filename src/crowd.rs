@@ -53,7 +53,7 @@
 use std::ptr::NonNull;
 use std::sync::Mutex;
 
-use crate::bell::{ARMED, Bell, STRONG, Seats};
+use crate::bell::{ARMED, Bell, RINGING, STRONG, Seats};
 use crate::deadline::Deadline;
 use crate::layout::Seat;
 use crate::ring::mpmc::Owner;
@@ -226,20 +226,21 @@ impl Crowd {
     fn attention(&self) -> bool {
         compiler_fence(Ordering::SeqCst); // N1
         let seat = self.theirs();
-        seat.bell.load(Ordering::Relaxed) & (ARMED | STRONG) != 0 || seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0
+        seat.bell.load(Ordering::Relaxed) & (ARMED | STRONG | RINGING) != 0
+            || seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0
     }
 
-    /// To be called after every message: wakes one receiver, and who watches the bell.
+    /// To be called after every message: wakes one receiver, and who watches the bell. `is_left` looks whether there still is a message.
     #[inline(always)]
-    pub(crate) fn notify(&self) {
+    pub(crate) fn notify(&self, is_left: impl Fn() -> bool) {
         if self.attention() {
-            self.notify_slow();
+            self.notify_slow(is_left);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn notify_slow(&self) {
+    fn notify_slow(&self, is_left: impl Fn() -> bool) {
         fence(Ordering::SeqCst); // N2
         let seat = self.theirs();
         if seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {
@@ -247,7 +248,7 @@ impl Crowd {
             let leader = leader(seat.leader.load(Ordering::Relaxed));
             wake_one(seat, leader.map_or(sys::ANY_KIND, |leader| !kind(leader)));
         }
-        self.bell.ring();
+        self.bell.ring(is_left);
     }
 
     /// To be called whenever room has been given back: wakes senders. `much` says whether it has become a lot.
@@ -272,7 +273,7 @@ impl Crowd {
                 wake_one(seat, sys::ANY_KIND);
             }
         }
-        self.bell.ring();
+        self.bell.ring(|| true);
     }
 
     /// Wakes all of our own side that are asleep.

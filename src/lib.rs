@@ -60,8 +60,10 @@
 //! - A faulty or hostile peer can spoil its own pipe and nothing else: no undefined behaviour, no access outside the ring, no SIGBUS, no
 //!   endless loop, no allocation of its choosing.
 //! - Builds that do not fit together refuse each other when they attach, with an error that says why.
-//! - A receiving end's descriptor is readable whenever something can be received or the peer is gone. It may be readable
-//!   for nothing now and then, until the next receive or poll.
+//! - A receiving end's descriptor is readable whenever something can be received or the peer is gone, and, from the first time on that it
+//!   was asked for, not otherwise: whoever finds it readable can receive without waiting, unless another copy of the end was faster.
+//!   (Until the next receive or poll, it may be readable for nothing where a long message was taken back, or where a sender was stopped for some 25 ms between
+//!   two instructions.)
 //! - An idle, blocked pipe costs one wake-up a second.
 //!
 //! # What is not

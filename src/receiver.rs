@@ -420,7 +420,7 @@ impl Receiver {
             self.check_distance();
         }
         // Whether the sender lives matters only once nothing is left.
-        self.waiter.notify();
+        self.waiter.notify(|| true);
         self.waiter.bell.settle(|| self.reader.has_something());
     }
 
@@ -847,8 +847,8 @@ impl AsFd for Receiver {
     /// like. Level-triggered. Only to be watched: never read from it.
     ///
     /// From the first call on, the end takes care after every receive that the descriptor is not readable while there is
-    /// nothing to receive, which takes a few system calls each time the ring runs empty. It may be readable for nothing, until the next receive or
-    /// [`poll`](Receiver::poll): where a message was received just before its sender rang for it.
+    /// nothing to receive, which takes a few system calls each time the ring runs empty. Rarely it is so all the same, until the next receive or
+    /// [`poll`](Receiver::poll): where a long message was taken back, a copy of this end in another process received, or a sender was stopped for some 25 ms just as it rang.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.waiter.bell.watch(|| self.reader.has_something())
     }

@@ -195,7 +195,7 @@ impl Sender {
     /// Takes back what has been sent of a long message.
     pub(crate) fn retract(&mut self) {
         self.writer.abort();
-        self.waiter.notify();
+        self.waiter.notify(|| !self.writer.is_drained());
     }
 
     /// Opens a batch: messages that are pushed to it are sent together, some at a time. Many short ones in a row take down to half as long so.
@@ -442,7 +442,7 @@ impl Sender {
     #[inline(always)]
     fn announce(&mut self) {
         self.waiter.note_success();
-        self.waiter.notify();
+        self.waiter.notify(|| !self.writer.is_drained());
     }
 
     fn send_parts(&mut self, parts: &[IoSlice<'_>], len: usize, deadline: Deadline) -> Result<(), SendError> {
@@ -654,7 +654,7 @@ impl Sender {
 
 impl AsFd for Sender {
     /// A descriptor that is readable when every copy of the receiving end is closed. It may rarely be readable for nothing, until
-    /// [`is_disconnected`](Sender::is_disconnected) is asked.
+    /// [`is_disconnected`](Sender::is_disconnected) is asked: where a receiver was stopped just as it rang for room, or waits for it were mixed by several copies.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.waiter.bell.fd()
     }

@@ -7,3 +7,5 @@ pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fenc
 
 /// How often a waiter looks between setting `ASLEEP` and sleeping: about a microsecond.
 pub(crate) const LINGER: u32 = 16;
+/// How often somebody looks whether a ringer is done: some ten microseconds.
+pub(crate) const HEAR_OUT: u32 = 256;

@@ -35,6 +35,11 @@ pub(crate) fn now() -> u64 {
     t.tv_sec as u64 * NANOS_PER_SEC + t.tv_nsec as u64
 }
 
+/// Sleeps for so many nanoseconds, unless a signal comes first.
+pub(crate) fn nap(nanos: u64) {
+    let _ = rustix::thread::nanosleep(&timespec(nanos));
+}
+
 fn timespec(nanos: u64) -> Timespec {
     Timespec { tv_sec: (nanos / NANOS_PER_SEC) as _, tv_nsec: (nanos % NANOS_PER_SEC) as _ }
 }

@@ -19,14 +19,14 @@
 
 use std::ptr::NonNull;
 
-use crate::bell::{ARMED, ASLEEP, Bell, STRONG, Seats};
+use crate::bell::{ARMED, ASLEEP, Bell, RINGING, STRONG, Seats};
 use crate::deadline::Deadline;
 use crate::spin::{Spin, breathe, breathe_deeply};
 use crate::sync::{AtomicU32, LINGER, Ordering, OwnedFd, compiler_fence, fence, spin_loop};
 use crate::sys;
 
 /// What a publication must not pass by.
-const ATTENTION: u32 = ASLEEP | ARMED | STRONG;
+const ATTENTION: u32 = ASLEEP | ARMED | STRONG | RINGING;
 
 /// How long a waiter sleeps on the futex, in nanoseconds, before it parks.
 ///
@@ -103,25 +103,26 @@ impl Waiter {
 
     // --- waking -------------------------------------------------------------------------------
 
-    /// To be called after every publication: wakes the other side if it waits.
+    /// To be called after every publication: wakes the other side if it waits. `is_left` looks whether what was published, or anything else, is still
+    /// there.
     #[inline(always)]
-    pub(crate) fn notify(&mut self) {
+    pub(crate) fn notify(&mut self, is_left: impl Fn() -> bool) {
         compiler_fence(Ordering::SeqCst); // N1
         if self.bell.seats.theirs().load(Ordering::Relaxed) & ATTENTION != 0 {
-            self.notify_slow();
+            self.notify_slow(is_left);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn notify_slow(&mut self) {
+    fn notify_slow(&mut self, is_left: impl Fn() -> bool) {
         fence(Ordering::SeqCst); // N2
         let word = self.bell.seats.theirs().load(Ordering::Relaxed);
         if word & ASLEEP != 0 {
             wake(&self.bell.seats);
         }
-        if word & ARMED != 0 {
-            self.bell.ring();
+        if word & (ARMED | RINGING) != 0 {
+            self.bell.ring(is_left);
         }
     }
 

@@ -861,7 +861,27 @@ fn a_bell_that_is_full_stays_armed() {
     assert!(!armed() && readable(&receiver));
 }
 
-/// As there, with a descriptor that somebody watches: it goes on to be readable for as long as there is something.
+/// One that says time and again that it is about to ring holds up one call, as one that was killed there does.
+#[test]
+fn a_peer_that_is_forever_about_to_ring_is_not_waited_for() {
+    const RINGING: u64 = 16;
+    let _alone = alone();
+    let _watchdog = watchdog(60);
+    let (mut receiver, mut sender, memory) = Mapping::simplex(4096);
+    assert!(!readable(&receiver));
+    let start = Instant::now();
+    for round in 0..2000_u32 {
+        sender.send_bytes(&round.to_le_bytes()).unwrap();
+        assert!(readable(&receiver), "round {round}");
+        memory.control(NOT_EMPTY).fetch_or(RINGING, Ordering::SeqCst);
+        assert_eq!(receiver.try_recv_bytes().unwrap(), round.to_le_bytes());
+        assert!(!readable(&receiver), "round {round}");
+    }
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(20), "{took:?}, where one call each would have taken a minute");
+}
+
+/// As `descriptors_that_a_killed_receiver_had_taken_are_missing_alone`, with a descriptor that somebody watches: it goes on to be readable for as long as there is something.
 #[test]
 fn an_end_without_descriptors_leaves_the_receivers_own_descriptor_readable_for_what_follows() {
     let _alone = alone();

@@ -325,6 +325,44 @@ const SHORT: Duration = Duration::from_millis(800);
 
 const ROUNDS: u64 = 4000;
 
+/// Who is told that there is a message may receive it without waiting, although another may have been received just before its sender rang for it.
+///
+/// A sender that is stopped for long between the two may ring for nothing; without what prevents it, one reading in ten or twenty is for nothing.
+#[test]
+fn a_descriptor_is_readable_for_a_reason() {
+    let (_alone, _watchdog) = guard();
+    let (receiver, sender) = simplex().unwrap();
+    let messages = 30_000_u64;
+    let (child, mut receiver) = fork_split(receiver, sender, move |mut sender| {
+        let mut random = Random::new(messages);
+        for n in 0..messages {
+            sender.send_bytes(&n.to_le_bytes()).unwrap();
+            let longest = 1 << random.below(14);
+            for _ in 0..random.below(longest) {
+                std::hint::spin_loop();
+            }
+        }
+        0
+    });
+    let mut watcher = Watcher::new(&[receiver.as_fd()], false);
+    let (mut received, mut readings, mut vain) = (0, 0, 0);
+    while received < messages {
+        assert!(watcher.poll(LONG), "{received} received");
+        readings += 1;
+        // All that there are, or only some: the next reading is then for those that are left.
+        let most = if readings % 2 == 0 { usize::MAX } else { 1 };
+        let before = received;
+        for message in receiver.try_iter().take(most) {
+            assert_eq!(message.unwrap(), received.to_le_bytes());
+            received += 1;
+        }
+        vain += u64::from(received == before);
+    }
+    child.succeeds();
+    println!("{vain} of {readings} readings for nothing");
+    assert!(readings > 1000 && vain * 500 <= readings, "{vain} of {readings} readings for nothing");
+}
+
 /// Among more ends, more time passes between the look at one and its arming.
 #[test]
 fn wait_is_woken_by_each_message() {

@@ -109,7 +109,7 @@ impl Sought for Place {
 impl Side {
     fn publish(&self) {
         self.place.units.fetch_add(1, Ordering::Release);
-        self.crowd.notify();
+        self.crowd.notify(|| self.place.look() != Sight::Nothing);
     }
 
     /// A little room.

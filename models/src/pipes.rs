@@ -23,6 +23,7 @@ pub(crate) const MODELS: &[Model] = &[
     Model { name: "pipe-room-reused", preemptions: Some(3), body: room_reused },
     Model { name: "pipe-duplex", preemptions: Some(3), body: duplex },
     Model { name: "pipe-watched-bell", preemptions: Some(3), body: watched_bell },
+    Model { name: "pipe-settled-bell", preemptions: Some(3), body: settled_bell },
     Model { name: "pipe-two-waited-for", preemptions: Some(3), body: two_waited_for },
     Model { name: "pipe-two-waited-for-killed", preemptions: Some(2), body: two_waited_for_killed },
     Model { name: "pipe-sender-killed", preemptions: Some(2), body: sender_killed },
@@ -211,7 +212,7 @@ fn duplex(explorer: &Explorer) {
     }
 }
 
-/// Somebody watches the descriptor from outside and receives only when it is readable, without waiting.
+/// Somebody watches the descriptor from outside and receives only when it is readable, without waiting: then there is a message (L3).
 fn watched_bell(explorer: &Explorer) {
     for machine in with_slices() {
         explorer.explore_on(machine, || {
@@ -226,9 +227,13 @@ fn watched_bell(explorer: &Explorer) {
             while received < 2 {
                 let ready = sys::poll_readable(receiver.as_fd(), Deadline::NEVER);
                 assert!(ready.readable);
-                while let Ok(got) = receiver.try_recv_bytes() {
-                    assert_eq!(got, message(received));
-                    received += 1;
+                assert_eq!(receiver.try_recv_bytes().unwrap(), message(received));
+                received += 1;
+                if received == 1 {
+                    if let Ok(got) = receiver.try_recv_bytes() {
+                        assert_eq!(got, message(received));
+                        received += 1;
+                    }
                 }
             }
             let mut sender = sending.join().unwrap();
@@ -237,6 +242,31 @@ fn watched_bell(explorer: &Explorer) {
             assert_eq!(sys::poll_readable(receiver.as_fd(), Deadline::NOW), sys::Readiness::default());
             sender.send_bytes(&message(2)).unwrap();
             assert!(sys::poll_readable(receiver.as_fd(), Deadline::NOW).readable);
+        });
+    }
+}
+
+/// A message is received without a look at the descriptor, perhaps just before its sender rings: then it is silent from the receive on.
+fn settled_bell(explorer: &Explorer) {
+    for (machine, bell) in with_slices().flat_map(|machine| [Bell::Fresh, Bell::Rung].map(|bell| (machine, bell))) {
+        explorer.explore_on(machine, move || {
+            let (mut receiver, mut sender) = simplex(SMALL);
+            let watched = receiver.as_fd().copy();
+            if let Bell::Rung = bell {
+                sender.send_bytes(&message(0)).unwrap();
+                assert_eq!(receiver.recv_bytes().unwrap(), message(0));
+            }
+            let sending = thread::spawn(move || {
+                sender.send_bytes(&message(1)).unwrap();
+                sender
+            });
+            if receiver.try_recv_bytes().is_err() {
+                assert!(sys::poll_readable(&watched, Deadline::NEVER).readable);
+                assert_eq!(receiver.try_recv_bytes().unwrap(), message(1));
+            }
+            assert_eq!(sys::poll_readable(&watched, Deadline::NOW), sys::Readiness::default());
+            let _sender = sending.join().unwrap();
+            assert_eq!(sys::poll_readable(&watched, Deadline::NOW), sys::Readiness::default());
         });
     }
 }

@@ -15,6 +15,7 @@ use loom::sync::{Condvar, Mutex, atomic};
 pub(crate) use loom::sync::atomic::{Ordering, fence};
 
 pub(crate) const LINGER: u32 = 1;
+pub(crate) const HEAR_OUT: u32 = 1;
 
 /// What the machine is like, in all of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -28,6 +28,12 @@ fn end(deadline: Deadline) -> Option<u64> {
     deadline.at().filter(|&at| machine().slices_end && at <= sync::clock() + SLICE)
 }
 
+/// As long as everybody else takes to do what they can do.
+pub(crate) fn nap(_: u64) {
+    step();
+    loom::thread::yield_now();
+}
+
 pub(crate) const ANY_KIND: u32 = u32::MAX;
 
 /// Whoever dies asleep dies here. The kinds are no matter here: whoever is woken first, it must do.

@@ -86,7 +86,7 @@ fn nobody_takes_over_from_a_leader_who_came_after_the_one_that_was_found_dead() 
         }
         let left = word.load(Ordering::SeqCst);
         come.store(true, Ordering::SeqCst);
-        publisher.notify();
+        publisher.notify(|| true);
         assert_eq!(leading.join().unwrap(), Wake::Ready);
         word.store(left, Ordering::SeqCst);
     });
@@ -111,7 +111,7 @@ fn nobody_takes_over_from_a_leader_who_came_after_the_one_that_was_found_dead() 
         let after = word.load(Ordering::SeqCst);
         // Not before it is over, or the scope would wait for ever.
         come.store(true, Ordering::SeqCst);
-        publisher.notify();
+        publisher.notify(|| true);
         assert_eq!(wake, Wake::TimedOut);
         assert!(found.load(Ordering::SeqCst), "the first was found dead");
         let number = |word: u32| word & 0x7ff;

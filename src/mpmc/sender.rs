@@ -5,8 +5,9 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::side::{ForRoom, Role, Side};
+use super::side::{ForMessage, ForRoom, Role, Side};
 use crate::copy::copy_in;
+use crate::crowd::{Sight, Sought as _};
 use crate::deadline::Deadline;
 use crate::error::SendError;
 use crate::gather::{Gather, total};
@@ -246,7 +247,7 @@ impl Sender {
     #[inline(always)]
     fn finish(&self, held: Held, len: usize) {
         self.side.ring.publish(held, len);
-        self.side.crowd.notify();
+        self.side.crowd.notify(|| ForMessage(&self.side).look() != Sight::Nothing);
     }
 
     fn send_parts(&self, parts: &[IoSlice<'_>], len: usize, deadline: Deadline) -> Result<(), SendError> {

@@ -98,7 +98,7 @@ impl Side {
 
     /// Lets everybody look again: there may be messages behind what was taken away, or room.
     fn tell_all(&self) {
-        self.crowd.notify();
+        self.crowd.notify(|| true);
         self.crowd.pass_on();
     }
 

@@ -345,6 +345,11 @@ impl Writer {
         self.publish(Claim { tail, offset: self.data.offset(tail) }, Kind::Abort, 0);
     }
 
+    /// Whether everything that was published has been given back by the reader.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.head().load(Ordering::Acquire) == self.words().tail.load(Ordering::Relaxed)
+    }
+
     /// Bytes in the ring, headers included; a snapshot.
     pub(crate) fn fill(&self) -> usize {
         self.data.capacity - self.room()
