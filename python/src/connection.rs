@@ -341,6 +341,13 @@ impl Core {
         Ok(received.map(|message| PyBytes::new(py, &message)))
     }
 
+    /// The object of a pickle that was received.
+    #[staticmethod]
+    #[pyo3(name = "_loads")]
+    fn loads<'py>(pickle: Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
+        loads(pickle)
+    }
+
     /// The sending of an object, to be tried until it is done.
     #[pyo3(name = "_sending")]
     fn sending(&self, py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<Attempt> {
