@@ -17,5 +17,6 @@ class Pickler(ForkingPickler):
 
 
 def _reduce_array(array):
-    # By older protocols an array arrives as one that can be written to, even if this one cannot.
-    return array.__reduce_ex__(5 if array.flags.writeable else pickle.DEFAULT_PROTOCOL)
+    # By older protocols an array arrives as one that can be written to, and in the machine's byte order, even if this one is not.
+    alike = array.flags.writeable and array.dtype.isnative
+    return array.__reduce_ex__(5 if alike else pickle.DEFAULT_PROTOCOL)
