@@ -22,8 +22,12 @@ mod view;
 
 use pyo3::prelude::*;
 
+#[cfg(Py_GIL_DISABLED)]
+compile_error!("ringpipe does not support free-threaded builds of Python yet: use one with a GIL");
+
 /// The native part of ringpipe.
-#[pymodule]
+// Without a GIL, `guarded.rs` would guard nothing.
+#[pymodule(gil_used = true)]
 mod _native {
     use pyo3::prelude::*;
 
