@@ -750,8 +750,11 @@ impl SendHalf {
         }
     }
 
-    /// Takes back what `call` has sent of a message.
+    /// Takes back what `call` has sent of a message. A forked child takes back nothing of its parent's.
     pub(crate) fn give_up(&self, py: Python<'_>, call: Call) {
+        if call.forks != FORKS.load(Ordering::Relaxed) {
+            return;
+        }
         let mut sending = lock(py, &self.0);
         let Sending { sender, progress, owner, .. } = &mut *sending;
         if *owner == Some(call) {

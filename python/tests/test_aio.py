@@ -208,6 +208,20 @@ def test_of_a_send_that_is_cancelled_nothing_arrives(filled):
     run(main)
 
 
+def test_a_forked_child_does_not_take_back_what_its_parent_sends(fork):
+    async def main():
+        r, w = ringpipe.Pipe(False)
+        writer = aio.Connection(w)
+        coroutine = writer.send_bytes(LONG)
+        task = asyncio.ensure_future(coroutine)
+        await asleep(task)
+        os.waitpid(fork(coroutine.close), 0)
+        assert await aio.Connection(r).recv_bytes() == LONG
+        await task
+
+    run(main)
+
+
 def test_several_tasks_receive_and_send_and_nothing_is_lost_or_torn():
     async def main():
         a, b = ringpipe.Pipe()
