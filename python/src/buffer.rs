@@ -93,7 +93,7 @@ impl<'py> Buffer<'py> {
     }
 
     /// The bytes. Other threads may write to them at the same time if the object lets them, as with everything that exports its memory: then it is for the
-    /// program to say what they should be.
+    /// program to say what they should be. (To Rust, a slice that is written to by others is undefined, and so it is in every such module. Nothing but a copy is made of it.)
     pub(crate) fn bytes(&self) -> &[u8] {
         match self.view.len {
             0 => &[],
