@@ -1,12 +1,14 @@
 //! A long message on its way from the ring to where its caller wants it, part by part.
 
+use std::mem::MaybeUninit;
+
 use crate::copy::copy;
 use crate::error::RecvError;
 
 /// A long message of which some, but not all, has arrived.
 pub(crate) struct Partial {
     pub(crate) total: usize,
-    bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// A long message on its way to where the caller wants it.
@@ -17,6 +19,49 @@ pub(crate) struct Assembly<'a> {
     buf: Option<&'a mut [u8]>,
     /// ...and our own otherwise.
     own: Vec<u8>,
+}
+
+/// A long message on its way to several places of the caller's, one behind the other.
+pub(crate) struct Scatter<'a, 'b> {
+    places: &'a mut [&'b mut [MaybeUninit<u8>]],
+    /// Which comes next, and how many bytes of it are written.
+    next: usize,
+    filled: usize,
+}
+
+impl<'a, 'b> Scatter<'a, 'b> {
+    /// Goes on behind the first `arrived` bytes.
+    pub(crate) fn new(places: &'a mut [&'b mut [MaybeUninit<u8>]], arrived: usize) -> Scatter<'a, 'b> {
+        let (mut next, mut filled) = (0, arrived);
+        while next < places.len() && filled >= places[next].len() {
+            filled -= places[next].len();
+            next += 1;
+        }
+        Scatter { places, next, filled }
+    }
+
+    /// Copies the next `len` bytes, for which there must be room.
+    ///
+    /// # Safety
+    ///
+    /// `part` must be valid for reads of `len` bytes.
+    pub(crate) unsafe fn put(&mut self, mut part: *const u8, mut len: usize) {
+        while len > 0 {
+            let place = &mut self.places[self.next][self.filled..];
+            let now = len.min(place.len());
+            // SAFETY: the place has so many bytes, and so has the part, with which `part` and `len` advance.
+            unsafe {
+                copy(part, place.as_mut_ptr().cast(), now);
+                part = part.add(now);
+            }
+            if now == place.len() {
+                (self.next, self.filled) = (self.next + 1, 0);
+            } else {
+                self.filled += now;
+            }
+            len -= now;
+        }
+    }
 }
 
 /// A growing message allocates at least so much at a time, and otherwise no more than has arrived.

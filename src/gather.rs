@@ -23,6 +23,18 @@ impl<'a> Gather<'a> {
         Gather { parts: parts.iter(), rest: &[] }
     }
 
+    /// Passes over the next `len` bytes.
+    pub(crate) fn skip(&mut self, mut len: usize) {
+        while len > self.rest.len() {
+            len -= self.rest.len();
+            match self.parts.next() {
+                Some(part) => self.rest = part,
+                None => return,
+            }
+        }
+        self.rest = &self.rest[len..];
+    }
+
     /// Copies the next `len` bytes.
     ///
     /// # Safety

@@ -1,7 +1,9 @@
 //! Receiving in place.
 
-use std::fmt;
+use std::mem::MaybeUninit;
+use std::{fmt, slice};
 
+use crate::copy::copy;
 use crate::receiver::Receiver;
 use crate::ring::spsc::Record;
 
@@ -49,15 +51,27 @@ impl ReadGuard<'_> {
     /// If the message has fewer.
     #[inline]
     pub fn copy_to(&self, offset: usize, dst: &mut [u8]) {
+        // SAFETY: bytes may be taken for bytes that need not have been written to, as all that happens to them is that they are.
+        self.copy_to_uninit(offset, unsafe { slice::from_raw_parts_mut(dst.as_mut_ptr().cast(), dst.len()) });
+    }
+
+    /// As [`copy_to`](Self::copy_to), to memory that need not have been written to before. All of `dst` is written.
+    ///
+    /// # Panics
+    ///
+    /// As [`copy_to`](Self::copy_to).
+    #[inline]
+    pub fn copy_to_uninit(&self, offset: usize, dst: &mut [MaybeUninit<u8>]) {
         let len = self.len();
         let fits = offset <= len && dst.len() <= len - offset;
         assert!(fits, "{} bytes from {offset} on of a message of {len} bytes", dst.len());
-        match &self.message {
-            // SAFETY: just checked; the buffer is the caller's own.
-            Message::InPlace(record) => unsafe {
-                self.receiver.copy_out(*record, offset, dst.as_mut_ptr(), dst.len());
-            },
-            Message::Owned(bytes) => dst.copy_from_slice(&bytes[offset..][..dst.len()]),
+        let (to, len) = (dst.as_mut_ptr().cast(), dst.len());
+        // SAFETY: just checked; the buffer is the caller's own, and is only written to.
+        unsafe {
+            match &self.message {
+                Message::InPlace(record) => self.receiver.copy_out(*record, offset, to, len),
+                Message::Owned(bytes) => copy(bytes[offset..].as_ptr(), to, len),
+            }
         }
     }
 
@@ -79,9 +93,7 @@ impl ReadGuard<'_> {
         match &self.message {
             // SAFETY: the payload lies within the ring, which lives longer than the guard, and does not change, by the
             // caller's word.
-            Message::InPlace(record) => unsafe {
-                std::slice::from_raw_parts(self.receiver.payload(*record), record.len)
-            },
+            Message::InPlace(record) => unsafe { slice::from_raw_parts(self.receiver.payload(*record), record.len) },
             Message::Owned(bytes) => bytes,
         }
     }

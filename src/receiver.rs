@@ -1,11 +1,12 @@
 //! The receiving end of one direction.
 
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::assembly::{Assembly, Partial};
+use crate::assembly::{Assembly, Partial, Scatter};
 use crate::batch::Batch;
 use crate::bell::Bell;
 use crate::copy::copy;
@@ -15,6 +16,7 @@ use crate::read_guard::{Message, ReadGuard};
 use crate::ring::spsc::{Look, Reader, Record};
 use crate::ring::{Data, HEADER, Kind, record_len};
 use crate::segment::Segment;
+use crate::sender::Progress;
 use crate::sync::{AsFd, BorrowedFd, OwnedFd};
 use crate::wait::{Waiter, Wake};
 
@@ -386,6 +388,100 @@ impl Receiver {
         }
     }
 
+    /// Copies the start of the message that a receive would take next or go on with, as much of it as is at hand and `start` has room for, and returns how many bytes that
+    /// is. Asks nobody, and receives nothing.
+    pub fn peek(&mut self, start: &mut [u8]) -> usize {
+        if let State::Partial(partial) = &self.state {
+            let len = partial.bytes.len().min(start.len());
+            start[..len].copy_from_slice(&partial.bytes[..len]);
+            return len;
+        }
+        let (record, skip) = match self.reader.look() {
+            _ if !matches!(self.state, State::Clean) => return 0,
+            Look::Record(record) if record.kind == Kind::Data => (record, 0),
+            Look::Record(record) if record.kind == Kind::First && record.len > TOTAL => (record, TOTAL),
+            _ => return 0,
+        };
+        let len = (record.len - skip).min(start.len());
+        // SAFETY: the record has so many bytes behind those that are skipped, and the buffer is the caller's own.
+        unsafe { self.copy_out(record, skip, start.as_mut_ptr(), len) };
+        len
+    }
+
+    /// Receives a long message as far as it gets in `timeout`, into several places, one behind the other, which together have exactly the
+    /// [length](Self::long_message_len) that it is said to have; to be called again, with the same arguments, as long as it times out. For callers that have other things to look after meanwhile, and want nothing moved that has arrived.
+    ///
+    /// True once all of it has arrived. False if there is no such message: it has been taken back, or there was none of that length. Then nothing in the places is of use.
+    ///
+    /// Nothing else may be received in between, or the message is lost; to let somebody else go on with it, there is [`put_back`](Self::put_back). `progress` is what
+    /// [`Progress::default`] gives at first, and again when this has returned anything but a time-out.
+    ///
+    /// ```
+    /// # use ringpipe::{Progress, RecvError};
+    /// # use std::time::Duration;
+    /// # let (mut receiver, mut sender) = ringpipe::Builder::new().capacity(4096).simplex()?;
+    /// # let sending = std::thread::spawn(move || sender.send_bytes(&[7; 100_000]));
+    /// # receiver.poll(None)?;
+    /// let len = receiver.long_message_len().expect("a long message has begun") as usize;
+    /// let (mut head, mut body) = (Box::new_uninit_slice(1000), Box::new_uninit_slice(len - 1000));
+    /// let mut progress = Progress::default();
+    /// let whole = loop {
+    ///     match receiver.recv_vectored_part(&mut [&mut head, &mut body], &mut progress, Duration::from_millis(1)) {
+    ///         Err(RecvError::TimedOut) => println!("{} bytes have arrived", progress.bytes()),
+    ///         received => break received?,
+    ///     }
+    /// };
+    /// # assert!(whole);
+    /// # assert!(body.iter().all(|byte| unsafe { byte.assume_init() } == 7));
+    /// # sending.join().unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`RecvError::TimedOut`], or as [`recv_bytes`](Self::recv_bytes).
+    ///
+    /// # Panics
+    ///
+    /// If `progress` is seen to be that of another message.
+    pub fn recv_vectored_part(
+        &mut self,
+        places: &mut [&mut [MaybeUninit<u8>]],
+        progress: &mut Progress,
+        timeout: Duration,
+    ) -> Result<bool, RecvError> {
+        let mut patience = self.patience(Deadline::after(timeout));
+        let total = places.iter().map(|place| place.len()).sum::<usize>();
+        assert!(progress.bytes < total.max(1), "progress of another message");
+        let mut scatter = Scatter::new(places, progress.bytes);
+        let result = loop {
+            let before = progress.bytes;
+            let result = match self.next_part(&mut scatter, total, &mut progress.bytes, &mut patience) {
+                Ok(true) if progress.bytes < total => patience.spend(HEADER + progress.bytes - before).map(|()| true),
+                result => result,
+            };
+            match result {
+                Err(RecvError::TimedOut | RecvError::Empty) => return Err(RecvError::TimedOut),
+                Ok(true) if progress.bytes < total => {}
+                result => break result,
+            }
+        };
+        *progress = Progress::default();
+        result
+    }
+
+    /// Gives back to this end what has arrived of a long message of `total` bytes by [`recv_vectored_part`](Self::recv_vectored_part): the next receive, of whatever form, goes on with it.
+    ///
+    /// # Panics
+    ///
+    /// If `arrived` is not shorter than the message.
+    pub fn put_back(&mut self, total: usize, arrived: Vec<u8>) {
+        assert!(arrived.len() < total, "{} of {total} bytes are not a part", arrived.len());
+        if matches!(self.state, State::Clean) && !arrived.is_empty() {
+            self.state = State::Partial(Partial { total, bytes: arrived });
+        }
+    }
+
     /// Bytes of the ring.
     pub fn capacity(&self) -> usize {
         self.reader.data().capacity()
@@ -556,6 +652,49 @@ impl Receiver {
         unsafe { assembly.put(self.payload(record).add(TOTAL), record.len - TOTAL)? };
         self.release(record);
         Ok(assembly)
+    }
+
+    /// Takes the next record of a long message, or what an earlier call has of it. False if there is no more of it.
+    fn next_part(
+        &mut self,
+        scatter: &mut Scatter<'_, '_>,
+        total: usize,
+        arrived: &mut usize,
+        patience: &mut Patience,
+    ) -> Result<bool, RecvError> {
+        if *arrived == 0 {
+            if self.long_message_len() != Some(total as u64) {
+                return Ok(false);
+            }
+            if let State::Partial(partial) = std::mem::replace(&mut self.state, State::Clean) {
+                *arrived = partial.bytes.len();
+                // SAFETY: the pointer and the length are the vector's.
+                unsafe { scatter.put(partial.bytes.as_ptr(), partial.bytes.len()) };
+                return Ok(true);
+            }
+        }
+        let record = match self.record(patience)? {
+            Some(record) if *arrived == 0 && record.kind == Kind::First => record,
+            Some(record) if *arrived > 0 && record.kind == Kind::More => record,
+            Some(record) if *arrived > 0 && record.kind == Kind::Abort => {
+                self.release(record);
+                return Ok(false);
+            }
+            // As in `complete`.
+            _ => return Err(RecvError::Cut),
+        };
+        let skip = if *arrived == 0 { TOTAL } else { 0 };
+        let missing = total - *arrived;
+        // The first part is never all of it.
+        if record.len <= skip || record.len - skip > missing - usize::from(skip > 0) {
+            return Err(self.corrupt());
+        }
+        let len = record.len - skip;
+        // SAFETY: the payload lies within the ring, and what is copied of it is not more than is missing, as just checked.
+        unsafe { scatter.put(self.payload(record).add(skip), len) };
+        self.release(record);
+        *arrived += len;
+        Ok(true)
     }
 
     /// Takes the further records of a long message until it is whole. `None` if its sender took it back.

@@ -45,11 +45,18 @@ pub struct Sender {
     pub(crate) direction: usize,
 }
 
-/// How far a message got that [`Sender::send_bytes_part`] sends.
+/// How far a message got that [`Sender::send_bytes_part`] sends, or [`Receiver::recv_vectored_part`](crate::Receiver::recv_vectored_part) receives.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// Bytes in the ring, or received already.
-    sent: usize,
+    /// Bytes that have left their place.
+    pub(crate) bytes: usize,
+}
+
+impl Progress {
+    /// Bytes of the message that have been sent, or received.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
 }
 
 /// So much of a long message is sent between two looks at the clock, at most. More than the largest chunk.
@@ -160,21 +167,41 @@ impl Sender {
         progress: &mut Progress,
         timeout: Duration,
     ) -> Result<(), SendError> {
-        assert!(progress.sent < message.len().max(1), "progress of another message");
-        if message.len() <= self.max_reserve() {
-            assert_eq!(progress.sent, 0, "progress of another message");
-            return self.send_bytes_timeout(message, timeout);
+        self.send_vectored_part(&[IoSlice::new(message)], progress, timeout)
+    }
+
+    /// As [`send_bytes_part`](Self::send_bytes_part), of a message that is gathered from several buffers, in order.
+    ///
+    /// # Errors
+    ///
+    /// As [`send_bytes_part`](Self::send_bytes_part), and [`SendError::TooLong`].
+    ///
+    /// # Panics
+    ///
+    /// As [`send_bytes_part`](Self::send_bytes_part).
+    pub fn send_vectored_part(
+        &mut self,
+        parts: &[IoSlice<'_>],
+        progress: &mut Progress,
+        timeout: Duration,
+    ) -> Result<(), SendError> {
+        let len = total(parts)?;
+        assert!(progress.bytes < len.max(1), "progress of another message");
+        if len <= self.max_reserve() {
+            assert_eq!(progress.bytes, 0, "progress of another message");
+            return self.send_vectored_timeout(parts, timeout);
         }
         if self.waiter.bell.is_gone() {
             return Err(SendError::Disconnected);
         }
         let deadline = Deadline::after(timeout);
+        let mut gather = Gather::new(parts);
+        gather.skip(progress.bytes);
         loop {
             // A piece at a time, so that the clock is looked at also where nothing has to be waited for.
-            let (len, sent) = (message.len(), &mut progress.sent);
-            let (rest, end) = ([IoSlice::new(&message[*sent..])], len.min(*sent + PIECE));
-            self.stream_parts(&mut Gather::new(&rest), len, sent, end, deadline)?;
-            if progress.sent == len {
+            let (end, sent) = (len.min(progress.bytes + PIECE), &mut progress.bytes);
+            self.stream_parts(&mut gather, len, sent, end, deadline)?;
+            if progress.bytes == len {
                 // So that it can be used for the next one.
                 *progress = Progress::default();
                 return Ok(());
@@ -187,7 +214,7 @@ impl Sender {
 
     /// Takes back the part of a message that [`send_bytes_part`](Self::send_bytes_part) has sent: nothing of it arrives. There is always room for that.
     pub fn take_back(&mut self, progress: &mut Progress) {
-        if std::mem::take(progress).sent > 0 {
+        if std::mem::take(progress).bytes > 0 {
             self.retract();
         }
     }

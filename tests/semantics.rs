@@ -8,6 +8,7 @@ mod support;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ringpipe::{
@@ -1096,6 +1097,116 @@ fn a_part_of_a_message_that_is_taken_back_never_arrives() {
     drop(receiver);
     let result = sender.send_bytes_part(&[1; HUGE], &mut Progress::default(), SHORT);
     assert!(matches!(result, Err(SendError::Disconnected)), "{result:?}");
+}
+
+/// Receives a long message of `lens` bytes in all, a part at a time, into as many places.
+fn recv_scattered(receiver: &mut ringpipe::Receiver, lens: &[usize]) -> Result<Option<Vec<Vec<u8>>>, RecvError> {
+    let mut places: Vec<_> = lens.iter().map(|&len| Box::new_uninit_slice(len)).collect();
+    let mut progress = Progress::default();
+    let whole = loop {
+        let mut lent: Vec<&mut [_]> = places.iter_mut().map(|place| &mut place[..]).collect();
+        match receiver.recv_vectored_part(&mut lent, &mut progress, Duration::from_micros(50)) {
+            Err(RecvError::TimedOut) => {}
+            received => break received?,
+        }
+    };
+    // SAFETY: all of a whole message has been written.
+    Ok(whole.then(|| places.into_iter().map(|place| unsafe { place.assume_init() }.into_vec()).collect()))
+}
+
+#[test]
+fn a_long_message_is_gathered_and_scattered_a_part_at_a_time() {
+    let _guard = guard();
+    let (receiver, sender) = small_simplex();
+    let all = message(1, HUGE * 20);
+    let (child, mut receiver) = fork_split(receiver, sender, |mut sender| {
+        let all = message(1, HUGE * 20);
+        let (start, end) = all.split_at(HUGE + 3);
+        let parts = [&start[..1], &[], &start[1..], end].map(IoSlice::new);
+        let mut progress = Progress::default();
+        while let Err(e) = sender.send_vectored_part(&parts, &mut progress, Duration::from_micros(50)) {
+            assert!(matches!(e, SendError::TimedOut), "{e}");
+        }
+        sender.send_bytes(&message(2, HUGE)).unwrap();
+        sender.send_bytes(b"short").unwrap();
+        0
+    });
+    assert!(receiver.poll(Some(LONG)).unwrap());
+    assert_eq!(receiver.long_message_len(), Some(all.len() as u64));
+    let mut start = [0; 16];
+    assert_eq!(receiver.peek(&mut start), 16);
+    assert_eq!(start, all[..16]);
+    let lens = [0, 5, 10 * HUGE, 0, all.len() - 10 * HUGE - 5];
+    let parts = recv_scattered(&mut receiver, &lens).unwrap().unwrap();
+    assert!(parts.iter().map(Vec::len).eq(lens));
+    assert!(parts.concat() == all);
+
+    // Of another length than the places have, and short.
+    assert!(receiver.poll(Some(LONG)).unwrap());
+    assert_eq!(recv_scattered(&mut receiver, &[HUGE - 1]).unwrap(), None);
+    assert_eq!(receiver.recv_bytes().unwrap(), message(2, HUGE));
+    assert!(receiver.poll(Some(LONG)).unwrap());
+    assert_eq!(recv_scattered(&mut receiver, &[5]).unwrap(), None);
+    assert_eq!(receiver.peek(&mut start), 5);
+    assert_eq!(start[..5], *b"short");
+    assert_eq!(receiver.recv_bytes().unwrap(), b"short");
+    assert_eq!(receiver.peek(&mut start), 0);
+    child.succeeds();
+}
+
+#[test]
+fn a_part_of_a_message_that_is_put_back_is_gone_on_with() {
+    let _guard = guard();
+    let (mut receiver, mut sender) = small_simplex();
+    let (all, mut sent) = (message(1, HUGE), Progress::default());
+    for scattered in [false, true] {
+        assert!(matches!(sender.send_bytes_part(&all, &mut sent, SHORT), Err(SendError::TimedOut)));
+        let mut place = Box::new_uninit_slice(HUGE);
+        let mut progress = Progress::default();
+        let received = receiver.recv_vectored_part(&mut [&mut place], &mut progress, SHORT);
+        assert!(matches!(received, Err(RecvError::TimedOut)), "{received:?}");
+        let arrived = progress.bytes();
+        assert!(arrived > 0 && arrived == sent.bytes());
+        // SAFETY: so many bytes have been written.
+        receiver.put_back(HUGE, place[..arrived].iter().map(|byte| unsafe { byte.assume_init() }).collect());
+        assert_eq!(receiver.long_message_len(), Some(HUGE as u64));
+        let mut start = [0; 16];
+        assert_eq!(receiver.peek(&mut start), 16);
+        assert_eq!(start, all[..16]);
+        thread::scope(|scope| {
+            scope.spawn(|| while sender.send_bytes_part(&all, &mut sent, SHORT).is_err() {});
+            if scattered {
+                let parts = recv_scattered(&mut receiver, &[1, HUGE - 1]).unwrap().unwrap();
+                assert!(parts.concat() == all);
+            } else {
+                assert!(receiver.recv_bytes().unwrap() == all);
+            }
+        });
+    }
+}
+
+#[test]
+fn a_part_of_a_message_that_has_arrived_in_its_places_can_be_taken_back() {
+    let _guard = guard();
+    let (mut receiver, mut sender) = small_simplex();
+    let mut sent = Progress::default();
+    assert!(matches!(sender.send_bytes_part(&[1; HUGE], &mut sent, SHORT), Err(SendError::TimedOut)));
+    let mut place = Box::new_uninit_slice(HUGE);
+    let mut progress = Progress::default();
+    let received = receiver.recv_vectored_part(&mut [&mut place], &mut progress, SHORT);
+    assert!(matches!(received, Err(RecvError::TimedOut)), "{received:?}");
+    sender.take_back(&mut sent);
+    sender.send_bytes(b"next").unwrap();
+    assert!(!receiver.recv_vectored_part(&mut [&mut place], &mut progress, SHORT).unwrap());
+    assert_eq!(progress.bytes(), 0);
+    assert_eq!(receiver.recv_bytes().unwrap(), b"next");
+
+    let (mut receiver, mut sender) = small_simplex();
+    assert!(matches!(sender.send_bytes_part(&[1; HUGE], &mut sent, SHORT), Err(SendError::TimedOut)));
+    drop(sender);
+    let received = recv_scattered(&mut receiver, &[HUGE]);
+    assert!(matches!(received, Err(RecvError::Cut)), "{received:?}");
+    assert!(matches!(receiver.recv_bytes(), Err(RecvError::Disconnected)));
 }
 
 #[test]

@@ -7,6 +7,7 @@ the ratios, of which the least and the greatest of a round are given as well.
 """
 
 import argparse
+import importlib.util
 import multiprocessing
 import os
 import statistics
@@ -111,20 +112,46 @@ def round_trip(message):
     return measure
 
 
-# What is measured, messages a round through the original (and as many times more through ringpipe), and the unit.
+def array(size):
+    import numpy
+
+    return numpy.arange(size // 8, dtype="f8")
+
+
+def arrays(size):
+    return lambda Pipe, count: objects(array(size))(Pipe, count)
+
+
+def into_array(size):
+    def receive(r):
+        get, place = r.recv_bytes_into, array(size)
+        return lambda: get(place)
+
+    return lambda Pipe, count: stream(Pipe, count, sends(array(size)), receive)
+
+
+KIB, MIB = 1 << 10, 1 << 20
+# What is measured, messages a round through the original (and as many times more through ringpipe), and the unit, or bytes of a message for GB/s.
 SCENES = [
     ("64 B one way, send_bytes, recv_bytes", one_way(bytes(64)), 20_000, 10, "M/s"),
     ("64 B there and back, send_bytes, recv_bytes", round_trip(bytes(64)), 1_500, 20, "us"),
     ("(1, 'job', 2.5) one way, send, recv", objects((1, "job", 2.5)), 15_000, 3, "M/s"),
     ("list of 100 numbers one way, send, recv", objects(list(range(100))), 8_000, 2, "M/s"),
     ("4 KiB one way, send_bytes, recv_bytes", one_way(bytes(4 << 10)), 10_000, 5, "M/s"),
-    ("1 MiB one way, send_bytes, recv_bytes", one_way(bytes(1 << 20)), 100, 4, "GB/s"),
-    ("1 MiB one way, send_bytes, recv_bytes_into", one_way_in_place(bytes(1 << 20)), 100, 4, "GB/s"),
+    ("1 MiB one way, send_bytes, recv_bytes", one_way(bytes(MIB)), 100, 4, MIB),
+    ("1 MiB one way, send_bytes, recv_bytes_into", one_way_in_place(bytes(MIB)), 100, 4, MIB),
+    ("1 MiB bytes one way, send, recv", objects(bytes(MIB)), 100, 4, MIB),
+    ("100 KiB NumPy array one way, send, recv", arrays(100 * KIB), 500, 4, 100 * KIB),
+    ("1 MiB NumPy array one way, send, recv", arrays(MIB), 100, 4, MIB),
+    ("1 MiB NumPy array one way, send_bytes, recv_bytes_into", into_array(MIB), 100, 4, MIB),
+    ("64 MiB NumPy array one way, send, recv", arrays(64 * MIB), 3, 3, 64 * MIB),
+    ("64 MiB NumPy array one way, send_bytes, recv_bytes_into", into_array(64 * MIB), 3, 3, 64 * MIB),
+    ("256 MiB one way, send_bytes, recv_bytes", one_way(bytes(256 * MIB)), 1, 1, 256 * MIB),
 ]  # fmt: skip
 
 
 def show(seconds, unit):
-    return {"M/s": 1e-6 / seconds, "us": 1e6 * seconds, "GB/s": (1 << 20) / seconds / 1e9}[unit]
+    return {"M/s": 1e-6 / seconds, "us": 1e6 * seconds}.get(unit) or unit / seconds / 1e9
 
 
 def main():
@@ -139,8 +166,11 @@ def main():
     print("| what | multiprocessing | ringpipe | ratio | range |")
     print("| --- | --- | --- | --- | --- |")
     for name, measure, count, more, unit in SCENES:
+        if "NumPy" in name and importlib.util.find_spec("numpy") is None:
+            print(f"| {name} | NumPy is not installed |")
+            continue
         if args.short:
-            count = max(count // 50, 5)
+            count = min(count, max(count // 50, 5))
         times = {pipe: [] for pipe in PIPES}
         for _ in range(rounds):
             for pipe, Pipe in PIPES.items():
@@ -149,6 +179,7 @@ def main():
         ratios = [before / now for before, now in zip(times["multiprocessing"], times["ringpipe"])]
         before, now = (show(statistics.median(times[pipe]), unit) for pipe in PIPES)
         ratio = statistics.median(ratios)
+        unit = unit if isinstance(unit, str) else "GB/s"
         print(f"| {name} | {before:.3g} {unit} | {now:.3g} {unit} | {ratio:.1f}x | {min(ratios):.1f}-{max(ratios):.1f} |", flush=True)
 
 

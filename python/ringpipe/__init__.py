@@ -12,7 +12,11 @@ Queue(), JoinableQueue() and SimpleQueue() return queues for any number of proce
 Messages go through rings in memory that all processes map, without a system call while data flows.
 """
 
-from ._connection import Connection, Pipe
-from ._queue import JoinableQueue, Queue, SimpleQueue
+from . import _build
+
+_build.check()
+
+from ._connection import Connection, Pipe  # noqa: E402
+from ._queue import JoinableQueue, Queue, SimpleQueue  # noqa: E402
 
 __all__ = ["Connection", "JoinableQueue", "Pipe", "Queue", "SimpleQueue"]

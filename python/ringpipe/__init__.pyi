@@ -1,4 +1,5 @@
 import multiprocessing.connection
+from contextlib import AbstractContextManager
 from multiprocessing.context import BaseContext
 from typing import Generic, TypeVar
 
@@ -6,7 +7,8 @@ __all__ = ["Connection", "JoinableQueue", "Pipe", "Queue", "SimpleQueue"]
 
 _T = TypeVar("_T")
 
-class Connection(multiprocessing.connection.Connection): ...
+class Connection(multiprocessing.connection.Connection):
+    def recv_view(self) -> AbstractContextManager[memoryview]: ...
 
 def Pipe(duplex: object = True) -> tuple[Connection, Connection]: ...
 

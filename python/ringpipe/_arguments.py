@@ -60,7 +60,8 @@ def receive_into(receive, buf, offset):
             raise ValueError("negative offset")
         if offset > room:
             raise ValueError("offset too large")
-        # Whatever would be wrong with the place is found before the message is taken.
+        # Whatever else would be wrong with the place is found when the message is there, and before it is taken.
+        receive.look()
         view[offset // itemsize :]
         if view.readonly:
             raise TypeError("read-write bytes-like object expected")

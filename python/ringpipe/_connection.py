@@ -31,7 +31,7 @@ os.register_at_fork(
 )
 
 
-class Connection(_native.Core, multiprocessing.connection.Connection):
+class Connection(_native.Connection, multiprocessing.connection.Connection):
     """One end of a pipe, made by Pipe().
 
     An instance of multiprocessing.connection.Connection that has all its methods.

@@ -4,15 +4,18 @@
 //! same in 3.9 and 3.10, which do not change any more.
 
 use std::ffi::{c_char, c_int, c_void};
+use std::ptr::NonNull;
 use std::{ptr, slice};
 
 use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use crate::half::Place;
+
 /// `Py_buffer`.
 #[repr(C)]
-struct View {
+pub(crate) struct View {
     buf: *mut c_void,
     obj: *mut ffi::PyObject,
     len: isize,
@@ -33,6 +36,14 @@ const ND: c_int = 8;
 unsafe extern "C" {
     fn PyObject_GetBuffer(object: *mut ffi::PyObject, view: *mut View, flags: c_int) -> c_int;
     fn PyBuffer_Release(view: *mut View);
+    pub(crate) fn PyBuffer_FillInfo(
+        view: *mut View,
+        object: *mut ffi::PyObject,
+        buf: *mut c_void,
+        len: isize,
+        readonly: c_int,
+        flags: c_int,
+    ) -> c_int;
 }
 
 /// The bytes of an object, which keeps them where they are until this is dropped, with the GIL.
@@ -53,10 +64,10 @@ impl<'py> Buffer<'py> {
         })
     }
 
-    /// `None` for anything but bytes in a row that may be written to.
+    /// `None` for anything but items in a row that may be written to.
     pub(crate) fn writable(object: &Bound<'py, PyAny>) -> Option<Buffer<'py>> {
         let buffer = Buffer::get(object, WRITABLE | ND).ok()?;
-        (buffer.view.itemsize == 1 && buffer.view.ndim == 1).then_some(buffer)
+        (buffer.view.itemsize > 0 && buffer.view.ndim == 1).then_some(buffer)
     }
 
     fn get(object: &Bound<'py, PyAny>, flags: c_int) -> PyResult<Buffer<'py>> {
@@ -82,7 +93,7 @@ impl<'py> Buffer<'py> {
     }
 
     /// The bytes. Other threads may write to them at the same time if the object lets them, as with everything that exports its memory: then it is for the
-    /// program to say what they should be.
+    /// program to say what they should be. (To Rust, a slice that is written to by others is undefined, and so it is in every such module. Nothing but a copy is made of it.)
     pub(crate) fn bytes(&self) -> &[u8] {
         match self.view.len {
             0 => &[],
@@ -91,14 +102,15 @@ impl<'py> Buffer<'py> {
         }
     }
 
-    /// The bytes of a [writable](Self::writable) buffer.
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+    /// The memory of a [writable](Self::writable) buffer, which is there as long as `self` is. Others may use it at the same time.
+    pub(crate) fn place(&self) -> Place {
         debug_assert!(self.view.readonly == 0);
-        match self.view.len {
-            0 => &mut [],
-            // SAFETY: as in `bytes`, and the exporter says that they may be written to.
-            len => unsafe { slice::from_raw_parts_mut(self.view.buf.cast(), len as usize) },
-        }
+        Place(NonNull::new(self.view.buf.cast()).unwrap_or(NonNull::dangling()), self.view.len as usize)
+    }
+
+    /// Bytes of an item.
+    pub(crate) fn item_size(&self) -> usize {
+        self.view.itemsize as usize
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use std::{ptr, slice};
 
-use pyo3::exceptions::{PyMemoryError, PyOSError, PyTypeError};
-use pyo3::ffi;
+use pyo3::exceptions::{PyOSError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyFloat, PyInt, PyTuple};
@@ -16,18 +16,17 @@ use ringpipe::{AttachError, BuildError, Connection, End, Receiver, Sender};
 
 use crate::buffer::Buffer;
 use crate::call::call;
+use crate::fresh::Fresh;
 use crate::guarded::Guarded;
-use crate::half::{AtHand, Fault, Message, RecvHalf, SendHalf};
-use crate::pickling::{dumps, loads};
-
-/// A long message that is said to be longer than this gets its memory as it arrives. (That costs another copy. Below it, what has arrived is moved if the rest
-/// does not come at once, which would cost more the longer it is.)
-const LONGEST_CLAIM: u64 = 64 << 20;
+use crate::half::{AtHand, Call, Fault, Message, Place, RecvHalf, SendHalf};
+use crate::parts::{Gathered, HEAD, Index, Scattered};
+use crate::pickling::{gather, loads, loads_scattered};
+use crate::view::Viewing;
 
 /// An open end.
-struct Ends {
+pub(crate) struct Ends {
     send: Option<SendHalf>,
-    recv: Option<RecvHalf>,
+    pub(crate) recv: Option<RecvHalf>,
     /// What makes a copy of the end: which it is, and the numbers of its descriptors (the halves own them): the memory's, then the bells'.
     frame: [u8; 16],
     fds: Vec<RawFd>,
@@ -117,7 +116,7 @@ fn milliseconds(timeout: &Bound<'_, PyAny>) -> Option<u64> {
 }
 
 /// The native part of a connection.
-#[pyclass(frozen, subclass, module = "ringpipe._native", name = "Core")]
+#[pyclass(frozen, subclass, module = "ringpipe._native", name = "Connection")]
 pub(crate) struct Core(Guarded<State>);
 
 impl Core {
@@ -236,10 +235,14 @@ impl Core {
     /// Send a (picklable) object
     fn send(&self, py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         self.to_send(py)?;
-        let pickle = dumps(obj)?;
+        let pickle = gather(obj)?;
         // Pickling may have closed it.
         let ends = self.to_send(py)?;
-        self.send_buffer(py, &ends, &pickle)
+        if let Some(bytes) = pickle.single(py) {
+            return self.send_buffer(py, &ends, bytes);
+        }
+        let half = ends.send.as_ref().expect("checked");
+        pickle.with(py, |parts| half.send_vectored(py, parts).map_err(|e| self.raised(py, e)))
     }
 
     /// Send the bytes data from a bytes-like object
@@ -290,9 +293,9 @@ impl Core {
         offset: Argument<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let ends = self.to_receive(py)?;
-        if let (Argument::Missing, Some(mut buffer)) = (&offset, Buffer::writable(buf)) {
+        if let (Argument::Missing, Some(buffer)) = (&offset, Buffer::writable(buf)) {
             let half = ends.recv.as_ref().expect("checked");
-            let received = half.receive_to(py, buffer.bytes_mut()).map_err(|e| self.raised(py, e))?;
+            let received = half.receive_to(py, &buffer).map_err(|e| self.raised(py, e))?;
             return match received {
                 Ok(len) => Ok(len.into_pyobject(py)?.into_any()),
                 Err(message) => Err(PyErr::from_value(helper(py, "BufferTooShort", (message,))?)),
@@ -309,7 +312,63 @@ impl Core {
     /// Receive a (picklable) object
     fn recv<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let ends = self.to_receive(py)?;
-        loads(self.receive_bytes(py, &ends, None)?)
+        ends.recv.as_ref().expect("checked").receive_object(py).map_err(|e| self.raised(py, e))
+    }
+
+    /// Receive a message where it is
+    ///
+    /// To be used as `with connection.recv_view() as view:`, which waits for the message. The view is a
+    /// read-only memoryview of bytes, of the memory that the message came through if it lies there in one
+    /// piece, as it does up to 64 KiB. At the end of the block the message is consumed and the view
+    /// released: a BufferError if anything else still has its memory, which then stays until that is gone.
+    fn recv_view(&self, py: Python<'_>) -> PyResult<Viewing> {
+        Ok(Viewing::new(self.to_receive(py)?))
+    }
+
+    /// Receives a message of at most so many bytes, if one is there: bytes, or None.
+    #[pyo3(name = "_recv_now", signature = (maxlength = None))]
+    fn recv_now<'py>(
+        &self,
+        py: Python<'py>,
+        maxlength: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let ends = self.to_receive(py)?;
+        let most = match maxlength {
+            None => usize::MAX,
+            Some(maxlength) => helper(py, "length", (maxlength,))?.extract()?,
+        };
+        let received = ends.recv.as_ref().expect("checked").receive_now(most).map_err(|e| self.raised(py, e))?;
+        Ok(received.map(|message| PyBytes::new(py, &message)))
+    }
+
+    /// The object of a pickle that was received.
+    #[staticmethod]
+    #[pyo3(name = "_loads")]
+    fn loads<'py>(pickle: Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
+        loads(pickle)
+    }
+
+    /// The sending of an object, to be tried until it is done.
+    #[pyo3(name = "_sending")]
+    fn sending(&self, py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<Attempt> {
+        self.to_send(py)?;
+        let message = gather(obj)?;
+        Ok(Attempt { ends: self.to_send(py)?, message, call: Call::new() })
+    }
+
+    /// The sending of bytes, to be tried until it is done.
+    #[pyo3(name = "_sending_bytes")]
+    fn sending_bytes<'py>(
+        &self,
+        buf: Bound<'py, PyAny>,
+        offset: Bound<'py, PyAny>,
+        size: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Attempt> {
+        let py = buf.py();
+        let ends = self.to_send(py)?;
+        let part = helper(py, "part", (buf, offset, size))?;
+        Buffer::readable(&part)?;
+        Ok(Attempt { ends, message: Gathered::of(part), call: Call::new() })
     }
 
     /// Whether there is any input available to be read
@@ -380,83 +439,110 @@ impl Core {
     }
 }
 
-/// A `bytes` object that nobody else has yet, to be filled.
-pub(crate) struct Fresh<'py>(Bound<'py, PyBytes>);
-
-impl<'py> Fresh<'py> {
-    /// Nothing is written to it before it is filled, however long it is.
-    pub(crate) fn new(py: Python<'py>, len: usize) -> PyResult<Fresh<'py>> {
-        let len = isize::try_from(len).map_err(|_| PyMemoryError::new_err(()))?;
-        // SAFETY: a null pointer asks for an object of that length; it returns a new reference, or null with an exception set.
-        let bytes = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(ptr::null(), len)) }?;
-        // SAFETY: that is its type.
-        Ok(Fresh(unsafe { bytes.cast_into_unchecked() }))
-    }
-
-    /// Only to be written to.
-    pub(crate) fn place(&mut self) -> &mut [u8] {
-        let len = self.0.as_any().len().unwrap_or(0);
-        // SAFETY: the memory is the object's, which lives as long as `self`, and nobody else has a reference to it. What it holds is not looked at.
-        unsafe { slice::from_raw_parts_mut(ffi::PyBytes_AsString(self.0.as_ptr()).cast(), len) }
-    }
-
-    pub(crate) fn filled(self) -> Bound<'py, PyBytes> {
-        self.0
-    }
+fn to_bytes<'py>(py: Python<'py>, message: &Message<'_>) -> PyResult<Bound<'py, PyBytes>> {
+    let mut fresh = Fresh::bytes(py, message.len())?;
+    message.copy_to(fresh.memory());
+    Ok(fresh.filled_bytes())
 }
 
-fn to_bytes<'py>(py: Python<'py>, message: &Message<'_>) -> PyResult<Bound<'py, PyBytes>> {
-    let mut fresh = Fresh::new(py, message.len())?;
-    message.copy_to(fresh.place());
-    Ok(fresh.0)
+/// The index of the long message that comes next, if it has one.
+fn index(half: &RecvHalf, total: usize) -> Option<Index> {
+    let len = Index::len(half.peek(&mut [0; HEAD]))?;
+    Index::read(half.peek(&mut vec![0; len]), total)
 }
 
 impl RecvHalf {
     /// Receives one message, waiting for it.
     #[inline]
-    fn receive_bytes<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyBytes>, Fault> {
+    pub(crate) fn receive_bytes<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyBytes>, Fault> {
         loop {
-            match self.at_hand(&mut |message| to_bytes(py, &message))? {
+            let found = match self.at_hand(&mut |message| to_bytes(py, &message))? {
+                AtHand::Nothing => self.receive(py, |message| to_bytes(py, &message))?,
+                found => found,
+            };
+            match found {
                 AtHand::Taken(bytes) => return Ok(bytes?),
-                AtHand::Long(len) if len <= LONGEST_CLAIM => return self.receive_long(py, len as usize),
-                AtHand::Long(_) => {}
-                AtHand::Nothing if self.await_long(py)? => continue,
+                AtHand::Long(len) => match self.receive_long_bytes(py, len)? {
+                    Some(bytes) => return Ok(bytes),
+                    None => continue,
+                },
                 AtHand::Nothing => {}
             }
-            return Ok(self.receive(py, |message| to_bytes(py, &message))??);
         }
     }
 
-    /// Receives a message that is said to be of this length.
-    fn receive_long<'py>(&self, py: Python<'py>, len: usize) -> Result<Bound<'py, PyBytes>, Fault> {
-        let mut fresh = Fresh::new(py, len)?;
-        Ok(match self.receive_into(py, fresh.place())? {
-            Ok(received) if received == len => fresh.0,
-            // It has been taken back, and another has come.
-            Ok(received) => PyBytes::new(py, &fresh.place()[..received]),
-            Err(message) => PyBytes::new(py, &message),
-        })
+    /// Receives a message that is said to be of this length. `None` if there is none (any more).
+    pub(crate) fn receive_long_bytes<'py>(
+        &self,
+        py: Python<'py>,
+        len: u64,
+    ) -> Result<Option<Bound<'py, PyBytes>>, Fault> {
+        let Some(fresh) = usize::try_from(len).ok().and_then(|len| Fresh::bytes(py, len).ok()) else {
+            // It may be shorter than it is said to be, and gets its memory as it arrives.
+            return Ok(Some(PyBytes::new(py, &self.receive_most(py, usize::MAX)?)));
+        };
+        Ok(self.receive_long(py, vec![fresh.place()])?.then(|| fresh.filled_bytes()))
     }
 
-    /// Receives one message, waiting for it, into `to` if it fits there.
-    #[inline]
-    fn receive_to<'py>(&self, py: Python<'py>, to: &mut [u8]) -> Result<Result<usize, Bound<'py, PyBytes>>, Fault> {
-        let room = to.len() as u64;
-        let mut take = |message: Message<'_>| match to.get_mut(..message.len()) {
-            Some(place) => {
-                message.copy_to(place);
-                Ok(Ok(message.len()))
+    /// Receives one object, waiting for it.
+    fn receive_object<'py>(&self, py: Python<'py>) -> Result<Bound<'py, PyAny>, Fault> {
+        loop {
+            let found = match self.at_hand(&mut |message| to_bytes(py, &message))? {
+                AtHand::Nothing => self.receive(py, |message| to_bytes(py, &message))?,
+                found => found,
+            };
+            match found {
+                AtHand::Taken(bytes) => return Ok(loads(bytes?)?),
+                AtHand::Long(len) => {
+                    let index = usize::try_from(len).ok().and_then(|len| index(self, len));
+                    // Where there is not so much memory, there may be enough for what really comes.
+                    if let Some(scattered) = index.and_then(|index| Scattered::new(py, index).ok()) {
+                        if self.receive_long(py, scattered.places())? {
+                            return Ok(loads_scattered(py, scattered)?);
+                        }
+                    } else if let Some(bytes) = self.receive_long_bytes(py, len)? {
+                        return Ok(loads(bytes)?);
+                    }
+                }
+                AtHand::Nothing => {}
             }
-            None => to_bytes(py, &message).map(Err),
+        }
+    }
+
+    /// Receives one message, waiting for it, into `to` if it fits there, but for what there is of the last item of a message that does not end with one.
+    fn receive_to<'py>(&self, py: Python<'py>, to: &Buffer<'py>) -> Result<Result<usize, Bound<'py, PyBytes>>, Fault> {
+        let (Place(start, room), item) = (to.place(), to.item_size());
+        let take = |message: Message<'_>| {
+            if message.len() > room {
+                return to_bytes(py, &message).map(Err);
+            }
+            let items = message.len() / item * item;
+            // SAFETY: so many bytes are there, and may be written to.
+            message.copy_to(unsafe { slice::from_raw_parts_mut(start.cast().as_ptr(), items) });
+            Ok(Ok(message.len()))
         };
-        match self.at_hand(&mut take)? {
-            AtHand::Taken(received) => Ok(received?),
-            AtHand::Long(len) if len <= LONGEST_CLAIM.min(room) => {
-                Ok(self.receive_into(py, to)?.map_err(|message| PyBytes::new(py, &message)))
+        loop {
+            let found = match self.at_hand(&mut &take)? {
+                AtHand::Nothing => self.receive(py, take)?,
+                found => found,
+            };
+            match found {
+                AtHand::Taken(received) => return Ok(received?),
+                AtHand::Long(len) if len <= room as u64 => {
+                    let len = len as usize;
+                    let mut odd = vec![0; len % item];
+                    let rest = Place(NonNull::from(&mut odd[..]).cast(), odd.len());
+                    if self.receive_long(py, vec![Place(start, len - odd.len()), rest])? {
+                        return Ok(Ok(len));
+                    }
+                }
+                AtHand::Long(len) => {
+                    if let Some(message) = self.receive_long_bytes(py, len)? {
+                        return Ok(Err(message));
+                    }
+                }
+                AtHand::Nothing => {}
             }
-            AtHand::Nothing if self.await_long(py)? => self.receive_to(py, to),
-            // The memory that was given may be shorter than the message, and is not to be touched then.
-            _ => Ok(self.receive(py, take)??),
         }
     }
 }
@@ -482,12 +568,39 @@ struct Receive {
 
 #[pymethods]
 impl Receive {
+    /// Waits for the message. Raises what receiving it would at the end of the file.
+    fn look(&self, py: Python<'_>) -> PyResult<()> {
+        Ok(self.ends.recv.as_ref().expect("checked").look(py)?)
+    }
+
     fn __call__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         match self.ends.recv.as_ref().expect("checked").receive_bytes(py) {
             Ok(bytes) => Ok(bytes),
             Err(Fault::Raised(e)) => Err(e),
             Err(Fault::TooLong) => unreachable!("any length is allowed"),
         }
+    }
+}
+
+/// A message that is sent by trying time and again, without waiting.
+#[pyclass(frozen, module = "ringpipe._native")]
+pub(crate) struct Attempt {
+    ends: Arc<Ends>,
+    message: Gathered,
+    call: Call,
+}
+
+#[pymethods]
+impl Attempt {
+    /// Sends as much as there is room for. True once that is all of it.
+    fn __call__(&self, py: Python<'_>) -> PyResult<bool> {
+        let half = self.ends.send.as_ref().expect("checked");
+        self.message.with(py, |parts| Ok(half.send_now(self.call, parts)?))
+    }
+
+    /// Takes back what has been sent, unless that is all.
+    fn give_up(&self, py: Python<'_>) {
+        self.ends.send.as_ref().expect("checked").give_up(py, self.call);
     }
 }
 

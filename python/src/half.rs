@@ -11,6 +11,11 @@
 //!
 //! Between two steps it looks for signals. Their handlers may use the connection: no lock is held by then.
 //!
+//! A call inside a long message leaves word of that when it gives up the lock ([`UnderWay`], `Sending::owner`). Other threads wait until it is through. A signal handler's call, in the same
+//! thread, does not: a message that is being sent is taken back, to be sent again later, and what has arrived of one that is being received goes to the handler's call.
+//!
+//! While a view of a message is open ([`View`]), it has the receiver.
+//!
 //! # A peer that is gone
 //!
 //! One that closed its end has said so in the ring. One that was killed, or left by `os._exit` as the children of `multiprocessing` do that were forked, has not, and the
@@ -24,13 +29,16 @@
 //! do: others have functions called before a fork, too.)
 
 use std::cell::Cell;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{slice, thread};
 
-use pyo3::exceptions::{PyEOFError, PyMemoryError, PyOSError};
+use pyo3::exceptions::{PyEOFError, PyMemoryError, PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use ringpipe::{Progress, ReadGuard, Receiver, RecvError, RecvIntoError, SendError, Sender, Watcher};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -143,12 +151,67 @@ impl Message<'_> {
         }
     }
 
-    /// Copies it to a place of its length.
-    pub(crate) fn copy_to(&self, to: &mut [u8]) {
+    /// Copies the start of it that is as long as the place.
+    pub(crate) fn copy_to(&self, place: &mut [MaybeUninit<u8>]) {
         match self {
-            Message::InRing(guard) => guard.copy_to(0, to),
-            Message::Copied(bytes) => to.copy_from_slice(bytes),
+            Message::InRing(guard) => guard.copy_to_uninit(0, place),
+            Message::Copied(bytes) => {
+                for (to, from) in place.iter_mut().zip(*bytes) {
+                    to.write(*from);
+                }
+            }
         }
+    }
+}
+
+/// Memory that a message goes to, of so many bytes, which is there as long as the call that has it.
+#[derive(Clone, Copy)]
+pub(crate) struct Place(pub(crate) NonNull<u8>, pub(crate) usize);
+
+// SAFETY: whoever makes a place lets the call that has it write there, in whatever thread.
+unsafe impl Send for Place {}
+// SAFETY: a place by itself reads and writes nothing.
+unsafe impl Sync for Place {}
+
+/// A long message of which a call has received a part, and which is its own until it goes on.
+struct UnderWay {
+    owner: Call,
+    places: Arc<[Place]>,
+    progress: Progress,
+}
+
+impl UnderWay {
+    /// What has arrived.
+    fn bytes(&self) -> Vec<u8> {
+        let mut left = self.progress.bytes();
+        let mut bytes = Vec::with_capacity(left);
+        for &Place(start, len) in self.places.iter() {
+            let len = len.min(left);
+            // SAFETY: the call is not over, so the memory is there, and so much of it has been written.
+            bytes.extend_from_slice(unsafe { slice::from_raw_parts(start.as_ptr(), len) });
+            left -= len;
+        }
+        bytes
+    }
+
+    fn total(&self) -> usize {
+        self.places.iter().map(|place| place.1).sum()
+    }
+}
+
+/// A message that is looked at where it lies. Only to be dropped by [`RecvHalf::end_view`].
+pub(crate) struct Viewed {
+    guard: Option<ReadGuard<'static>>,
+    receiver: NonNull<Receiver>,
+    call: Call,
+}
+
+impl Viewed {
+    /// The message, which is there as long as this is.
+    pub(crate) fn message(&self) -> (NonNull<u8>, usize) {
+        // SAFETY: only its address is used here. Whoever reads there is told that the sender may write to it.
+        let bytes = unsafe { self.guard.as_ref().expect("taken only at the end").as_slice() };
+        (NonNull::from(bytes).cast(), bytes.len())
     }
 }
 
@@ -162,78 +225,282 @@ pub(crate) enum AtHand<R> {
     Nothing,
 }
 
-/// A message in a place of the caller's, of which it has so many bytes, or in one of its own where that is too small.
-pub(crate) type Placed = Result<usize, Vec<u8>>;
-
 /// The half that receives.
 pub(crate) struct RecvHalf {
-    receiver: Mutex<Receiver>,
+    receiving: Mutex<Receiving>,
     /// Made when it is first needed.
     ear: Mutex<Option<Arc<Watcher>>>,
-    /// Whether the last message was a long one, so that the next may be, too.
-    long: AtomicBool,
+}
+
+struct Receiving {
+    /// `None` while a view has it.
+    receiver: Option<Box<Receiver>>,
+    viewer: Option<Call>,
+    under_way: Option<UnderWay>,
+    /// Whether the descriptor is to be kept right.
+    watched: bool,
+}
+
+/// That a receive has to wait for another one.
+struct Occupied;
+
+impl Receiving {
+    /// The receiver, unless another thread's call is inside a message.
+    #[inline]
+    fn receiver(&mut self) -> Result<Result<&mut Receiver, Occupied>, Fault> {
+        if self.under_way.is_some() || self.receiver.is_none() {
+            if let Err(occupied) = self.admit(Call::new())? {
+                return Ok(Err(occupied));
+            }
+        }
+        Ok(Ok(self.receiver.as_mut().expect("just seen")))
+    }
+
+    /// Whether `call` may receive. See `Sending::admits`.
+    #[cold]
+    fn admit(&mut self, call: Call) -> Result<Result<(), Occupied>, Fault> {
+        let Some(receiver) = &mut self.receiver else {
+            let viewer = self.viewer.expect("somebody has it");
+            if viewer.thread == call.thread || viewer.forks != call.forks {
+                let message = "a view of a message of this connection is open";
+                return Err(Fault::Raised(PyRuntimeError::new_err(message)));
+            }
+            return Ok(Err(Occupied));
+        };
+        match self.under_way.take() {
+            Some(it) if it.owner == call => self.under_way = Some(it),
+            // Another process's affair.
+            Some(it) if it.owner.forks != call.forks => {}
+            Some(it) if it.owner.thread == call.thread => receiver.put_back(it.total(), it.bytes()),
+            Some(it) => {
+                self.under_way = Some(it);
+                return Ok(Err(Occupied));
+            }
+            None => {}
+        }
+        Ok(Ok(()))
+    }
 }
 
 impl RecvHalf {
     pub(crate) fn new(receiver: Receiver) -> RecvHalf {
-        RecvHalf { receiver: Mutex::new(receiver), ear: Mutex::new(None), long: AtomicBool::new(false) }
+        let receiver = Some(Box::new(receiver));
+        let receiving = Receiving { receiver, viewer: None, under_way: None, watched: false };
+        RecvHalf { receiving: Mutex::new(receiving), ear: Mutex::new(None) }
     }
 
     /// Keeps the descriptor readable exactly while there is something to receive, from now on.
     pub(crate) fn watch(&self, py: Python<'_>) {
-        lock(py, &self.receiver).as_fd();
+        let mut receiving = lock(py, &self.receiving);
+        receiving.watched = true;
+        if let Some(receiver) = &receiving.receiver {
+            receiver.as_fd();
+        }
     }
 
     /// Passes a message to `take` if a whole one is there.
     #[inline]
     pub(crate) fn at_hand<R>(&self, take: &mut impl FnMut(Message<'_>) -> R) -> Result<AtHand<R>, Fault> {
-        let Some(mut receiver) = try_lock(&self.receiver) else {
+        let Some(mut receiving) = try_lock(&self.receiving) else {
+            return Ok(AtHand::Nothing);
+        };
+        let Ok(receiver) = receiving.receiver()? else {
             return Ok(AtHand::Nothing);
         };
         if !receiver.has_something() {
             return Ok(AtHand::Nothing);
         }
         if let Some(len) = receiver.long_message_len() {
-            self.long.store(true, Ordering::Relaxed);
             return Ok(AtHand::Long(len));
         }
         match receiver.try_recv_guard() {
-            Ok(guard) => {
-                self.long.store(false, Ordering::Relaxed);
-                Ok(AtHand::Taken(take(Message::InRing(&guard))))
-            }
+            Ok(guard) => Ok(AtHand::Taken(take(Message::InRing(&guard)))),
             Err(RecvError::Empty) => Ok(AtHand::Nothing),
             Err(e) => Err(e.into()),
         }
     }
 
-    /// Waits for a message, but does not take it if the last one was long: what is known of a long one before it is taken is of use.
-    pub(crate) fn await_long(&self, py: Python<'_>) -> Result<bool, Fault> {
-        let long = self.long.swap(false, Ordering::Relaxed);
-        if long {
-            self.poll(py, None)?;
+    /// The receiver, with the message that comes next, if a whole one is there in one piece. To be given back by dropping it.
+    pub(crate) fn view(&self) -> Result<AtHand<Viewed>, Fault> {
+        let Some(mut receiving) = try_lock(&self.receiving) else {
+            return Ok(AtHand::Nothing);
+        };
+        match receiving.receiver()? {
+            Ok(receiver) if receiver.has_something() => {
+                if let Some(len) = receiver.long_message_len() {
+                    return Ok(AtHand::Long(len));
+                }
+            }
+            _ => return Ok(AtHand::Nothing),
         }
-        Ok(long)
+        let receiver = receiving.receiver.take().expect("just seen");
+        let receiver = NonNull::from(Box::leak(receiver));
+        // SAFETY: nobody else has it until it is given back, by when the guard is gone.
+        let taken = match unsafe { &mut *receiver.as_ptr() }.try_recv_guard() {
+            Ok(guard) => {
+                let call = Call::new();
+                receiving.viewer = Some(call);
+                return Ok(AtHand::Taken(Viewed { guard: Some(guard), receiver, call }));
+            }
+            Err(RecvError::Empty) => Ok(AtHand::Nothing),
+            Err(e) => Err(e.into()),
+        };
+        // SAFETY: it was a box's just now.
+        receiving.receiver = Some(unsafe { Box::from_raw(receiver.as_ptr()) });
+        taken
     }
 
-    /// Receives one message, waiting for it, and passes it to `take`.
+    /// Consumes the message, and takes the receiver back.
+    pub(crate) fn end_view(&self, mut viewed: Viewed) {
+        let guard = viewed.guard.take();
+        if viewed.call.forks == FORKS.load(Ordering::Relaxed) {
+            drop(guard);
+        } else {
+            // It is the parent's to consume.
+            std::mem::forget(guard);
+        }
+        // Nobody keeps this lock for long while there is no receiver to wait with.
+        let mut receiving = self.receiving.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: it was a box's, and the guard that borrowed it is gone.
+        let receiver = unsafe { Box::from_raw(viewed.receiver.as_ptr()) };
+        if receiving.watched {
+            receiver.as_fd();
+        }
+        receiving.receiver = Some(receiver);
+        receiving.viewer = None;
+    }
+
+    /// The start of the message that comes next, as much of it as is at hand and `start` has room for.
+    pub(crate) fn peek<'a>(&self, start: &'a mut [u8]) -> &'a [u8] {
+        let receiver = try_lock(&self.receiving);
+        let len = receiver.and_then(|mut receiving| Some(receiving.receiver.as_mut()?.peek(start))).unwrap_or(0);
+        &start[..len]
+    }
+
+    /// Receives a message if that needs no waiting.
+    pub(crate) fn receive_now(&self, most: usize) -> Result<Option<Vec<u8>>, Fault> {
+        let Some(mut receiving) = try_lock(&self.receiving) else {
+            return Ok(None);
+        };
+        let Ok(receiver) = receiving.receiver()? else {
+            return Ok(None);
+        };
+        // Silences the bell where there is nothing.
+        if !receiver.poll(Some(Duration::ZERO))? {
+            return Ok(None);
+        }
+        match receiver.try_recv_bytes_max(most) {
+            Ok(message) => Ok(Some(message)),
+            Err(RecvError::Empty) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Waits for a message, or the end of the file, which is an error.
+    pub(crate) fn look(&self, py: Python<'_>) -> Result<(), Fault> {
+        loop {
+            self.poll(py, None)?;
+            let Ok(receiver) = lock(py, &self.receiving).receiver()?.map(|receiver| receiver.has_something()) else {
+                continue;
+            };
+            return if receiver { Ok(()) } else { Err(RecvError::Disconnected.into()) };
+        }
+    }
+
+    /// Waits for a message. Passes it to `take`, unless it is a long one: what is known of that before it is taken is of use.
     #[cold]
-    pub(crate) fn receive<R>(&self, py: Python<'_>, take: impl FnOnce(Message<'_>) -> R) -> Result<R, Fault> {
+    pub(crate) fn receive<R>(&self, py: Python<'_>, take: impl FnOnce(Message<'_>) -> R) -> Result<AtHand<R>, Fault> {
         let mut short = [0; SHORT];
-        Ok(match self.receive_into(py, &mut short)? {
-            Ok(len) => take(Message::Copied(&short[..len])),
-            Err(message) => take(Message::Copied(&message)),
+        let received = self.receive_slow(py, |receiver, time| {
+            if !receiver.poll(Some(time))? {
+                return Err(RecvError::TimedOut);
+            }
+            if let Some(len) = receiver.long_message_len() {
+                return Ok(AtHand::Long(len));
+            }
+            match receiver.recv_bytes_into_timeout(&mut short, 0, time) {
+                Ok(len) => Ok(AtHand::Taken(Ok(len))),
+                Err(RecvIntoError::TooShort(e)) => Ok(AtHand::Taken(Err(e.message))),
+                Err(RecvIntoError::Recv(e)) => Err(e),
+                Err(_) => unreachable!("no offset was given"),
+            }
+        });
+        Ok(match received? {
+            AtHand::Taken(Ok(len)) => AtHand::Taken(take(Message::Copied(&short[..len]))),
+            AtHand::Taken(Err(message)) => AtHand::Taken(take(Message::Copied(&message))),
+            AtHand::Long(len) => AtHand::Long(len),
+            AtHand::Nothing => AtHand::Nothing,
         })
     }
 
-    /// Receives one message, waiting for it, right to where it is wanted.
-    pub(crate) fn receive_into(&self, py: Python<'_>, to: &mut [u8]) -> Result<Placed, Fault> {
-        self.receive_slow(py, |receiver, time| match receiver.recv_bytes_into_timeout(to, 0, time) {
-            Ok(len) => Ok(Ok(len)),
-            Err(RecvIntoError::TooShort(e)) => Ok(Err(e.message)),
-            Err(RecvIntoError::Recv(e)) => Err(e),
-            Err(_) => unreachable!("no offset was given"),
-        })
+    /// Receives a long message right to where it is wanted, which together has the length that it is said to have. False if there is none of that length (any more). The places must
+    /// be there until this returns.
+    pub(crate) fn receive_long(&self, py: Python<'_>, places: Vec<Place>) -> Result<bool, Fault> {
+        let call = Call::new();
+        let places: Arc<[Place]> = places.into();
+        let mut lent: Vec<_> = places
+            .iter()
+            // SAFETY: the memory is there, and this call's to write to.
+            .map(|&Place(start, len)| unsafe { slice::from_raw_parts_mut(start.cast().as_ptr(), len) })
+            .collect();
+        let (mut time, mut begun) = (SLICE, false);
+        loop {
+            let step = detached(py, || {
+                let mut receiving = lock_within(&self.receiving, SLICE)?;
+                match receiving.admit(call) {
+                    Ok(Ok(())) => {}
+                    Ok(Err(Occupied)) => {
+                        drop(receiving);
+                        thread::sleep(time / 8);
+                        return None;
+                    }
+                    Err(e) => return Some(Err(e)),
+                }
+                let mut progress = match receiving.under_way.take() {
+                    Some(mine) => mine.progress,
+                    // Somebody else has gone on with it.
+                    None if begun => return Some(Ok(Some(false))),
+                    None => Progress::default(),
+                };
+                let receiver = receiving.receiver.as_mut().expect("admitted");
+                Some(match receiver.recv_vectored_part(&mut lent, &mut progress, time) {
+                    Err(RecvError::TimedOut) => {
+                        if progress.bytes() > 0 {
+                            begun = true;
+                            receiving.under_way = Some(UnderWay { owner: call, places: places.clone(), progress });
+                        }
+                        Ok(None)
+                    }
+                    received => received.map(Some).map_err(Fault::from),
+                })
+            });
+            let mut checked = Ok(());
+            match step {
+                None => {}
+                Some(Ok(Some(whole))) => return Ok(whole),
+                Some(Ok(None)) => {
+                    // A signal may have come meanwhile, which does not end the sleep.
+                    checked = py.check_signals();
+                    if checked.is_ok() {
+                        self.sleep(py, None);
+                    }
+                }
+                Some(Err(e)) => return Err(e),
+            }
+            time = (2 * time).min(LONGEST);
+            if let Err(raised) = checked.and_then(|()| py.check_signals()) {
+                let mut receiving = lock(py, &self.receiving);
+                if receiving.under_way.as_ref().is_some_and(|it| it.owner == call) {
+                    let it = receiving.under_way.take().expect("just seen");
+                    receiving
+                        .receiver
+                        .as_mut()
+                        .expect("nobody views inside a message")
+                        .put_back(it.total(), it.bytes());
+                }
+                return Err(raised.into());
+            }
+        }
     }
 
     /// Receives one message of at most `most` bytes, waiting for it.
@@ -249,11 +516,20 @@ impl RecvHalf {
         let mut time = SLICE;
         loop {
             let step = detached(py, || {
-                let mut receiver = lock_within(&self.receiver, SLICE)?;
-                let received = receive(&mut receiver, time);
-                Some((received, receiver.long_message_len().is_some()))
+                let mut receiving = lock_within(&self.receiving, SLICE)?;
+                let receiver = match receiving.receiver() {
+                    Ok(Ok(receiver)) => receiver,
+                    Ok(Err(Occupied)) => {
+                        drop(receiving);
+                        thread::sleep(time / 8);
+                        return None;
+                    }
+                    Err(e) => return Some(Err(e)),
+                };
+                let received = receive(receiver, time);
+                Some(Ok((received, receiver.long_message_len().is_some())))
             });
-            match step {
+            match step.transpose()? {
                 None => {}
                 Some((Ok(received), _)) => return Ok(received),
                 Some((Err(RecvError::TimedOut), inside)) => {
@@ -273,9 +549,11 @@ impl RecvHalf {
     pub(crate) fn poll(&self, py: Python<'_>, deadline: Option<Instant>) -> Result<bool, Fault> {
         loop {
             // If somebody else is receiving, what there is is theirs.
-            if let Some(mut receiver) = try_lock(&self.receiver) {
-                if receiver.poll(Some(Duration::ZERO))? {
-                    return Ok(true);
+            if let Some(mut receiving) = try_lock(&self.receiving) {
+                if let Ok(receiver) = receiving.receiver()? {
+                    if receiver.poll(Some(Duration::ZERO))? {
+                        return Ok(true);
+                    }
                 }
             }
             if deadline.is_some_and(|at| Instant::now() >= at) {
@@ -283,8 +561,16 @@ impl RecvHalf {
             }
             let left = || deadline.map_or(PARK, |at| at.saturating_duration_since(Instant::now()).min(PARK));
             let found = detached(py, || {
-                lock_within(&self.receiver, left().min(SLICE))
-                    .map(|mut receiver| receiver.poll(Some(left().min(SLICE))))
+                let mut receiving = lock_within(&self.receiving, left().min(SLICE))?;
+                match receiving.receiver() {
+                    Ok(Ok(receiver)) => Some(receiver.poll(Some(left().min(SLICE))).map_err(Fault::from)),
+                    Ok(Err(Occupied)) => {
+                        drop(receiving);
+                        thread::sleep(left().min(SLICE));
+                        None
+                    }
+                    Err(e) => Some(Err(e)),
+                }
             });
             if found.transpose()? == Some(true) {
                 return Ok(true);
@@ -317,7 +603,9 @@ impl RecvHalf {
         let mut ear = self.ear.lock().unwrap_or_else(PoisonError::into_inner);
         if ear.is_none() {
             drop(ear);
-            let made = lock(py, &self.receiver).watcher().ok().map(Arc::new);
+            let receiving = lock(py, &self.receiving);
+            let made = receiving.receiver.as_ref().and_then(|receiver| receiver.watcher().ok()).map(Arc::new);
+            drop(receiving);
             ear = self.ear.lock().unwrap_or_else(PoisonError::into_inner);
             if ear.is_none() {
                 *ear = made;
@@ -344,16 +632,16 @@ struct Sending {
     owner: Option<Call>,
 }
 
-/// A call that sends.
+/// A call that sends or receives.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Call {
+pub(crate) struct Call {
     number: u64,
     thread: u64,
     forks: u64,
 }
 
 impl Call {
-    fn new() -> Call {
+    pub(crate) fn new() -> Call {
         static CALLS: AtomicU64 = AtomicU64::new(0);
         static THREADS: AtomicU64 = AtomicU64::new(1);
         thread_local!(static THREAD: Cell<u64> = const { Cell::new(0) });
@@ -397,11 +685,35 @@ impl Sending {
         self.owner = None;
         true
     }
+
+    /// Sends a message of `call`'s as far as it gets in that time. `None` if another goes first.
+    fn step(&mut self, call: Call, parts: &[IoSlice<'_>], time: Duration) -> Result<Option<()>, SendError> {
+        if !self.admits(call) {
+            return Ok(None);
+        }
+        let result = self.sender.send_vectored_part(parts, &mut self.progress, time);
+        let unfinished = matches!(result, Err(SendError::TimedOut)) && self.progress.bytes() > 0;
+        self.owner = unfinished.then_some(call);
+        if !unfinished {
+            self.progress = Progress::default();
+        }
+        result.map(Some)
+    }
 }
 
 impl SendHalf {
     pub(crate) fn new(sender: Sender) -> SendHalf {
         SendHalf(Mutex::new(Sending { sender, asked: (0, 0), progress: Progress::default(), owner: None }))
+    }
+
+    /// Sends one message that is gathered from several buffers.
+    pub(crate) fn send_vectored(&self, py: Python<'_>, parts: &[IoSlice<'_>]) -> Result<(), Fault> {
+        if let Some(mut sending) = try_lock(&self.0) {
+            if sending.is_broken() {
+                return Err(SendError::Disconnected.into());
+            }
+        }
+        self.send_slow(py, parts)
     }
 
     /// Sends one message.
@@ -419,44 +731,61 @@ impl SendHalf {
                 }
             }
         }
-        self.send_slow(py, message)
+        self.send_slow(py, &[IoSlice::new(message)])
+    }
+
+    /// Sends what there is room for, without waiting, of a message of which `call` may have sent a part already. True once that is all of it. As long as it is not, `call` has
+    /// the half to itself where the message is long, until [`give_up`](Self::give_up).
+    pub(crate) fn send_now(&self, call: Call, parts: &[IoSlice<'_>]) -> Result<bool, Fault> {
+        let Some(mut sending) = try_lock(&self.0) else {
+            return Ok(false);
+        };
+        if sending.is_broken() {
+            return Err(SendError::Disconnected.into());
+        }
+        match sending.step(call, parts, Duration::ZERO) {
+            Ok(None) | Err(SendError::TimedOut | SendError::Full) => Ok(false),
+            Ok(Some(())) => Ok(true),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Takes back what `call` has sent of a message. A forked child takes back nothing of its parent's.
+    pub(crate) fn give_up(&self, py: Python<'_>, call: Call) {
+        if call.forks != FORKS.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut sending = lock(py, &self.0);
+        let Sending { sender, progress, owner, .. } = &mut *sending;
+        if *owner == Some(call) {
+            sender.take_back(progress);
+            *owner = None;
+        }
     }
 
     #[cold]
     #[inline(never)]
-    fn send_slow(&self, py: Python<'_>, message: &[u8]) -> Result<(), Fault> {
+    fn send_slow(&self, py: Python<'_>, parts: &[IoSlice<'_>]) -> Result<(), Fault> {
         let call = Call::new();
         let mut time = SLICE;
         loop {
             let step = detached(py, || {
                 let mut sending = lock_within(&self.0, SLICE)?;
-                if !sending.admits(call) {
+                let sent = sending.step(call, parts, time);
+                if matches!(sent, Ok(None)) {
                     drop(sending);
                     thread::sleep(time / 8);
-                    return None;
                 }
-                let Sending { sender, progress, owner, .. } = &mut *sending;
-                let result = sender.send_bytes_part(message, progress, time);
-                let unfinished = matches!(result, Err(SendError::TimedOut)) && message.len() > sender.max_reserve();
-                *owner = unfinished.then_some(call);
-                if !unfinished {
-                    *progress = Progress::default();
-                }
-                Some(result)
+                Some(sent)
             });
             match step {
-                Some(Ok(())) => return Ok(()),
-                None | Some(Err(SendError::TimedOut)) => {}
+                Some(Ok(Some(()))) => return Ok(()),
+                None | Some(Ok(None) | Err(SendError::TimedOut)) => {}
                 Some(Err(e)) => return Err(e.into()),
             }
             time = (2 * time).min(LONGEST);
             if let Err(raised) = py.check_signals() {
-                let mut sending = lock(py, &self.0);
-                let Sending { sender, progress, owner, .. } = &mut *sending;
-                if *owner == Some(call) {
-                    sender.take_back(progress);
-                    *owner = None;
-                }
+                self.give_up(py, call);
                 return Err(raised.into());
             }
         }

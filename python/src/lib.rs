@@ -3,22 +3,31 @@
 //! - `connection.rs`: the methods of a connection, and what they check.
 //! - `half.rs`: use by several threads, waiting, signals, fork.
 //! - `queue.rs`: the methods of queues.
-//! - `pickling.rs`, `buffer.rs`, `call.rs`, `guarded.rs`: what they need of Python.
+//! - `parts.rs`: objects with large buffers, which are not copied on their way.
+//! - `view.rs`: messages that are looked at where they lie.
+//! - `pickling.rs`, `buffer.rs`, `fresh.rs`, `call.rs`, `guarded.rs`: what they need of Python.
 //!
 //! What is rarely asked for is left to Python (`ringpipe/_arguments.py`).
 
 mod buffer;
 mod call;
 mod connection;
+mod fresh;
 mod guarded;
 mod half;
+mod parts;
 mod pickling;
 mod queue;
+mod view;
 
 use pyo3::prelude::*;
 
+#[cfg(Py_GIL_DISABLED)]
+compile_error!("ringpipe does not support free-threaded builds of Python yet: use one with a GIL");
+
 /// The native part of ringpipe.
-#[pymodule]
+// Without a GIL, `guarded.rs` would guard nothing.
+#[pymodule(gil_used = true)]
 mod _native {
     use pyo3::prelude::*;
 
@@ -32,7 +41,8 @@ mod _native {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         super::pickling::prepare(module.py())?;
         super::connection::prepare(module.py())?;
-        super::queue::prepare(module.py())
+        super::queue::prepare(module.py())?;
+        super::view::prepare(module.py())
     }
 
     /// To be called before a fork: see `half.rs`.

@@ -5,8 +5,10 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 
 use crate::buffer::Buffer;
-use crate::call::call;
+use crate::call::{call, call_with};
+use crate::parts::{File, Gathered, LARGE, Scattered};
 
+static PICKLER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static FORKING_DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -19,6 +21,7 @@ const DEEPEST: usize = 4;
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     let _ = FORKING_DUMPS
         .set(py, py.import("multiprocessing.reduction")?.getattr("ForkingPickler")?.getattr("dumps")?.unbind());
+    let _ = PICKLER.set(py, py.import("ringpipe._pickling")?.getattr("Pickler")?.unbind());
     let pickle = py.import("pickle")?;
     let _ = DUMPS.set(py, pickle.getattr("dumps")?.unbind());
     let _ = LOADS.set(py, pickle.getattr("loads")?.unbind());
@@ -52,6 +55,24 @@ pub(crate) fn dumps<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAn
     call(py, prepared(py, dumps), (object,))
 }
 
+/// The object's pickle, in as many parts as need not be copied.
+pub(crate) fn gather(object: &Bound<'_, PyAny>) -> PyResult<Gathered> {
+    let py = object.py();
+    if is_plain(object, &mut MOST.clone(), DEEPEST) {
+        return Ok(Gathered::of(call(py, prepared(py, &DUMPS), (object,))?));
+    }
+    let file = Bound::new(py, File::new())?;
+    let pickler = call(py, prepared(py, &PICKLER), (&file,))?;
+    call(py, &pickler.getattr("dump")?, (object,))?;
+    File::into_gathered(&file)
+}
+
+/// The object of a pickle that was received in several parts.
+pub(crate) fn loads_scattered<'py>(py: Python<'py>, scattered: Scattered<'py>) -> PyResult<Bound<'py, PyAny>> {
+    let (pickle, options) = scattered.filled(py)?;
+    call_with(py, prepared(py, &LOADS), (pickle,), options.as_ref())
+}
+
 pub(crate) fn loads<'py>(pickle: Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
     let py = pickle.py();
     match load_short(py, pickle.as_bytes()) {
@@ -60,7 +81,7 @@ pub(crate) fn loads<'py>(pickle: Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyA
     }
 }
 
-/// Whether an object is of none but types that every pickler knows by itself.
+/// Whether an object is of none but types that every pickler knows by itself, and none of it is large.
 fn is_plain(object: &Bound<'_, PyAny>, most: &mut usize, deepest: usize) -> bool {
     if *most == 0 || deepest == 0 {
         return false;
@@ -69,12 +90,12 @@ fn is_plain(object: &Bound<'_, PyAny>, most: &mut usize, deepest: usize) -> bool
     let mut plain = |item: &Bound<'_, PyAny>| is_plain(item, most, deepest - 1);
     if object.is_none()
         || object.is_exact_instance_of::<PyInt>()
-        || object.is_exact_instance_of::<PyString>()
-        || object.is_exact_instance_of::<PyBytes>()
         || object.is_exact_instance_of::<PyFloat>()
         || object.is_exact_instance_of::<PyBool>()
     {
         true
+    } else if object.is_exact_instance_of::<PyString>() || object.is_exact_instance_of::<PyBytes>() {
+        object.len().is_ok_and(|len| len < LARGE)
     } else if let Ok(tuple) = object.cast_exact::<PyTuple>() {
         tuple.iter().all(|item| plain(&item))
     } else if let Ok(list) = object.cast_exact::<PyList>() {

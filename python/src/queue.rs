@@ -19,7 +19,8 @@ use ringpipe::mpmc::{Receiver, Sender};
 use ringpipe::{AttachError, BuildError, Builder, End, RecvError, RecvIntoError, SendError};
 
 use crate::call::call;
-use crate::connection::{Argument, Fresh, os_error};
+use crate::connection::{Argument, os_error};
+use crate::fresh::Fresh;
 use crate::guarded::Guarded;
 use crate::half::Fault;
 use crate::pickling::{self, load_short, loads, with_pickle};
@@ -199,9 +200,9 @@ impl Ends {
             drop(guard);
             return Ok(Some(Received::new(py, &short[..len])));
         }
-        let mut fresh = Fresh::new(py, len)?;
-        guard.copy_to(0, fresh.place());
-        Ok(Some(Received::Pickle(fresh.filled())))
+        let mut fresh = Fresh::bytes(py, len)?;
+        guard.copy_to_uninit(0, fresh.memory());
+        Ok(Some(Received::Pickle(fresh.filled_bytes())))
     }
 
     /// The same, waiting for it.

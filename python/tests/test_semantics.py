@@ -215,7 +215,42 @@ def test_objects_arrive(Pipe, duplex, obj):
 def test_what_is_sent_is_what_the_pickler_of_multiprocessing_makes(obj):
     r, w = ringpipe.Pipe(False)
     w.send(obj)
-    assert r.recv_bytes() == bytes(ForkingPickler.dumps(obj))
+    message = r.recv_bytes()
+    assert message[1] in (pickle.DEFAULT_PROTOCOL, 5)
+    assert message == bytes(ForkingPickler.dumps(obj, message[1]))
+
+
+@pytest.mark.parametrize("config, refused", [({}, False), ({"Py_GIL_DISABLED": 0}, False), ({"Py_GIL_DISABLED": 1}, True)])
+def test_a_python_without_a_gil_is_refused(config, refused):
+    if refused:
+        with pytest.raises(ImportError, match="free-threaded"):
+            ringpipe._build.check(config)
+    else:
+        ringpipe._build.check(config)
+
+
+@BOTH
+@pytest.mark.parametrize("place", [b"abc", memoryview(bytearray(9))[::2]], ids=["read-only", "with gaps"])
+def test_a_place_that_cannot_be_written_to_is_found_out_when_there_is_a_message(Pipe, place):
+    r, w = Pipe(False)
+    with pytest.raises(ValueError, match="offset too large"):
+        r.recv_bytes_into(place, 10)
+    w.send_bytes(b"xy")
+    with pytest.raises(TypeError):
+        r.recv_bytes_into(place)
+    w.close()
+    if Pipe is ringpipe.Pipe:
+        assert r.recv_bytes() == b"xy"
+    with pytest.raises(EOFError):
+        r.recv_bytes_into(place)
+
+
+@BOTH
+def test_wrong_arguments_are_told_by_the_name_of_the_method(Pipe):
+    r, w = Pipe(False)
+    for call in (lambda: r.recv(1), lambda: w.send(), lambda: r.poll(1, 2), lambda: r.recv_bytes(x=1), lambda: w.send_bytes()):
+        with pytest.raises(TypeError, match=r"^_?Connection(Base)?\.[a-z_]+\(\)|^[a-z_]+\(\)"):
+            call()
 
 
 @BOTH

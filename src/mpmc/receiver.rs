@@ -1,9 +1,10 @@
 //! The receiving end for many.
 
-use std::fmt;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+use std::{fmt, slice};
 
 use super::side::{ForMessage, Role, Side};
 use crate::bell::Bell;
@@ -599,17 +600,25 @@ impl ReadGuard<'_> {
     ///
     /// If the message has fewer.
     pub fn copy_to(&self, offset: usize, dst: &mut [u8]) {
+        // SAFETY: bytes may be taken for bytes that need not have been written to, as all that happens to them is that they are.
+        self.copy_to_uninit(offset, unsafe { slice::from_raw_parts_mut(dst.as_mut_ptr().cast(), dst.len()) });
+    }
+
+    /// As [`copy_to`](Self::copy_to), to memory that need not have been written to before. All of `dst` is written.
+    ///
+    /// # Panics
+    ///
+    /// As [`copy_to`](Self::copy_to).
+    pub fn copy_to_uninit(&self, offset: usize, dst: &mut [MaybeUninit<u8>]) {
         let len = self.len();
         let fits = offset <= len && dst.len() <= len - offset;
         assert!(fits, "{} bytes from {offset} on of a message of {len} bytes", dst.len());
-        match &self.place {
-            // SAFETY: just checked; the buffer is the caller's own.
-            Place::Ring(taken) => unsafe {
-                let payload = self.receiver.side.ring.payload(taken.held).as_ptr();
-                copy(payload.add(offset), dst.as_mut_ptr(), dst.len());
-            },
-            Place::Memory(bytes) => dst.copy_from_slice(&bytes[offset..][..dst.len()]),
-        }
+        let from = match &self.place {
+            Place::Ring(taken) => self.receiver.side.ring.payload(taken.held).as_ptr(),
+            Place::Memory(bytes) => bytes.as_ptr(),
+        };
+        // SAFETY: just checked; the buffer is the caller's own, and is only written to.
+        unsafe { copy(from.add(offset), dst.as_mut_ptr().cast(), dst.len()) };
     }
 
     /// A copy of the message.
@@ -629,7 +638,7 @@ impl ReadGuard<'_> {
         match &self.place {
             // SAFETY: the message lies within the ring, which lives longer than the guard, and does not change, by the caller's word.
             Place::Ring(taken) => unsafe {
-                std::slice::from_raw_parts(self.receiver.side.ring.payload(taken.held).as_ptr(), taken.len)
+                slice::from_raw_parts(self.receiver.side.ring.payload(taken.held).as_ptr(), taken.len)
             },
             Place::Memory(bytes) => bytes,
         }
