@@ -28,8 +28,7 @@ class _Pickled:
 class _Overflow:
     """What this process has put into a queue in whose ring there was no room, in that order, and the thread that brings it there."""
 
-    def __init__(self, slots):
-        self.pid = os.getpid()
+    def __init__(self, slots, joined=True):
         # Where each object that waits has a place already, if there is a limit.
         self.slots = slots
         self.lock = threading.Lock()
@@ -38,7 +37,7 @@ class _Overflow:
         self.outlet = None
         self.thread = None
         self.join = None
-        self.joined = True
+        self.joined = joined
         self.closing = False
 
     def add(self, queue, obj, patience):
@@ -124,6 +123,19 @@ def _same_ring(queue):
     return outlet
 
 
+# All of this process.
+_queues = weakref.WeakSet()
+
+
+def _after_fork_in_child():
+    """What was there at the fork is brought by the parent, whose thread it is."""
+    for queue in list(_queues):
+        queue._overflow = _Overflow(queue._overflow.slots, queue._overflow.joined)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 class Queue(_queue.Queue):
     """A queue that several processes and threads can put objects into and get objects from.
 
@@ -132,18 +144,15 @@ class Queue(_queue.Queue):
 
     def __init__(self, maxsize=0, *, ctx=None, capacity=_queue.CAPACITY):
         super().__init__(maxsize, ctx=ctx, capacity=capacity)
-        self._overflow = _Overflow(self._slots)
+        self._start_empty()
 
     def __setstate__(self, state):
         super().__setstate__(state)
-        self._overflow = _Overflow(self._slots)
+        self._start_empty()
 
-    def _own_overflow(self):
-        """That of this process: what has been there at a fork is brought by the parent."""
-        overflow = self._overflow
-        if overflow.waiting and overflow.pid != os.getpid():
-            overflow = self._overflow = _Overflow(overflow.slots)
-        return overflow
+    def _start_empty(self):
+        self._overflow = _Overflow(self._slots)
+        _queues.add(self)
 
     def put(self, obj, block=True, timeout=None):
         """Put an object into the queue
@@ -151,7 +160,7 @@ class Queue(_queue.Queue):
         Waits while the queue has as many as it is limited to: not at all unless block is true, and for timeout seconds at most if that
         is not None. Raises queue.Full after that.
         """
-        overflow = self._own_overflow()
+        overflow = self._overflow
         slots = overflow.slots
         if not overflow.waiting:
             try:
@@ -179,11 +188,11 @@ class Queue(_queue.Queue):
 
     def qsize(self):
         """The number of objects that wait to be got, as far as this process knows."""
-        return super().qsize() + len(self._own_overflow().waiting)
+        return super().qsize() + len(self._overflow.waiting)
 
     def empty(self):
         """Whether nothing waits to be got, as far as this process knows."""
-        return super().empty() and not self._own_overflow().waiting
+        return super().empty() and not self._overflow.waiting
 
     def full(self):
         """Whether a put would have to wait; a snapshot."""
@@ -193,17 +202,17 @@ class Queue(_queue.Queue):
 
     def close(self):
         """Close the queue in this process. What it has put still gets into the ring."""
-        self._own_overflow().close()
+        self._overflow.close()
         super().close()
 
     def join_thread(self):
         """Wait until all that this process has put is in the ring. The queue has to be closed."""
         super().join_thread()
-        self._own_overflow().wait()
+        self._overflow.wait()
 
     def cancel_join_thread(self):
         """Let this process end without waiting for what the ring has no room for, which is lost then."""
-        self._own_overflow().cancel()
+        self._overflow.cancel()
 
 
 class JoinableQueue(_queue.JoinableQueue, Queue):
