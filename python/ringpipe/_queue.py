@@ -2,7 +2,7 @@
 
 import multiprocessing
 import types
-from multiprocessing import context
+from multiprocessing import context, queues
 
 from . import _native
 from ._connection import adopt, duplicate
@@ -26,14 +26,14 @@ class _Shared:
     __class_getitem__ = classmethod(types.GenericAlias)
 
 
-class SimpleQueue(_Shared, _native.SimpleCore):
+class SimpleQueue(_Shared, _native.SimpleCore, queues.SimpleQueue):
     """A queue that several processes and threads can put objects into and get objects from."""
 
     def __init__(self, *, ctx=None, capacity=CAPACITY):
         self._create(capacity)
 
 
-class Queue(_Shared, _native.QueueCore):
+class Queue(_Shared, _native.QueueCore, queues.Queue):
     """A queue that several processes and threads can put objects into and get objects from.
 
     If maxsize is positive, it has room for so many objects; otherwise for what the ring has room for: capacity bytes, of which
@@ -62,7 +62,7 @@ class Queue(_Shared, _native.QueueCore):
         """Do nothing: there is no thread."""
 
 
-class JoinableQueue(Queue):
+class JoinableQueue(Queue, queues.JoinableQueue):
     """A queue that also counts the objects that were put into it and have not been said to be done."""
 
     def __init__(self, maxsize=0, *, ctx=None, capacity=CAPACITY):

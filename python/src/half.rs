@@ -661,7 +661,15 @@ impl Sending {
     fn is_broken(&mut self) -> bool {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
         let now = (now.tv_sec, now.tv_nsec);
-        std::mem::replace(&mut self.asked, now) != now && self.ask()
+        if self.asked == now {
+            return false;
+        }
+        // The next send asks again, and hears the same.
+        let broken = self.ask();
+        if !broken {
+            self.asked = now;
+        }
+        broken
     }
 
     #[cold]
