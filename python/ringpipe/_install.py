@@ -7,12 +7,10 @@ before; they keep their signatures, and uninstall() leaves nothing behind.
 import contextlib
 import os
 import threading
-import time
 import types
 from multiprocessing import connection, context, queues, spawn
 
 from . import _queue, _unbounded
-from ._connection import Connection
 
 __all__ = ["install", "installed", "uninstall"]
 
@@ -37,12 +35,6 @@ def _Pipe(duplex=True):
     from ringpipe import Pipe
 
     return Pipe(duplex)
-
-
-def _wait(object_list, timeout=None):
-    from ringpipe import _install
-
-    return _install._wait_really(object_list, timeout)
 
 
 def _Queue(self, maxsize=0):
@@ -73,34 +65,11 @@ def _get_preparation_data(name):
 
 _REPLACED = [
     (connection, "Pipe", _Pipe),
-    (connection, "wait", _wait),
     (context.BaseContext, "Queue", _Queue),
     (context.BaseContext, "JoinableQueue", _JoinableQueue),
     (context.BaseContext, "SimpleQueue", _SimpleQueue),
     (spawn, "get_preparation_data", _get_preparation_data),
 ]
-
-
-def _wait_really(object_list, timeout):
-    """As connection.wait, but without connections that are readable for nothing."""
-    objects = list(object_list)
-    deadline = None if timeout is None else time.monotonic() + timeout
-    while True:
-        ready = _originals["wait"](objects, timeout)
-        right = [obj for obj in ready if not _ready_for_nothing(obj)]
-        if right or not ready:
-            return right
-        if deadline is not None:
-            timeout = max(deadline - time.monotonic(), 0)
-            if timeout == 0:
-                return []
-
-
-def _ready_for_nothing(obj):
-    try:
-        return isinstance(obj, Connection) and obj.readable and not obj.poll()
-    except OSError:
-        return False  # it says so when it is used
 
 
 def _simple_queue(ctx, caller):

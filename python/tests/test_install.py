@@ -25,7 +25,7 @@ import ringpipe
 from ringpipe import _install
 
 METHODS = ["fork", "spawn", "forkserver"]
-FUNCTIONS = [connection.Pipe, connection.wait, BaseContext.Queue, BaseContext.JoinableQueue, BaseContext.SimpleQueue, spawn.get_preparation_data]
+FUNCTIONS = [connection.Pipe, BaseContext.Queue, BaseContext.JoinableQueue, BaseContext.SimpleQueue, spawn.get_preparation_data]
 BEFORE = [(function, function.__code__, inspect.signature(function)) for function in FUNCTIONS]
 
 
@@ -86,8 +86,8 @@ def test_the_context_manager_leaves_what_was_there_before():
 
 def test_what_somebody_else_has_replaced_is_refused_with_nothing_changed(monkeypatch):
     for replacement in (print, lambda objects: objects, functools_partial()):
-        monkeypatch.setattr(connection, "wait", replacement)
-        with pytest.raises(RuntimeError, match="wait of multiprocessing is not what ringpipe knows"):
+        monkeypatch.setattr(connection, "Pipe", replacement)
+        with pytest.raises(RuntimeError, match="Pipe of multiprocessing is not what ringpipe knows"):
             ringpipe.install()
         with pytest.raises(RuntimeError):
             with ringpipe.installed():
@@ -102,7 +102,7 @@ def test_what_somebody_else_has_replaced_is_refused_with_nothing_changed(monkeyp
 def functools_partial():
     import functools
 
-    return functools.partial(connection.wait)
+    return functools.partial(connection.Pipe)
 
 
 def test_an_exception_in_the_middle_leaves_nothing_changed(monkeypatch):
@@ -243,54 +243,6 @@ def test_a_program_is_run_unchanged(tmp_path):
     done = subprocess.run([sys.executable, "-m", "ringpipe"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "program.py" in done.stderr
-
-
-# --- readiness -------------------------------------------------------------------------------------------
-
-
-def test_wait_returns_only_what_there_is_something_of(installed, fork):
-    r, w = multiprocessing.Pipe(False)
-    other, _its_peer = multiprocessing.Pipe()
-    count = 20_000
-
-    def child():
-        for n in range(count):
-            w.send(n)
-            if n % 100 == 0:
-                time.sleep(0.001)
-        w.close()
-
-    fork(child)
-    w.close()
-    got = 0
-    while got < count:
-        for conn in connection.wait([r, other], 30):
-            assert conn is r
-            assert conn.poll()
-            assert conn.recv() == got
-            got += 1
-    assert connection.wait([r]) == [r]
-    with pytest.raises(EOFError):
-        r.recv()
-
-
-def test_wait_takes_what_it_took(installed):
-    r, w = multiprocessing.Pipe(False)
-    start = time.monotonic()
-    assert connection.wait([r], timeout=0.1) == []
-    assert time.monotonic() - start >= 0.1
-    assert connection.wait(iter([r]), 0) == connection.wait([], 0) == connection.wait(object_list=(), timeout=-1) == []
-    w.send(1)
-    assert connection.wait((r, w)) == [r]
-    r.recv()
-    r.close()
-    assert connection.wait([w], 10) == [w]
-    with pytest.raises(OSError, match="handle is closed"):
-        connection.wait([r])
-    process = multiprocessing.get_context("fork").Process(target=int)
-    process.start()
-    assert connection.wait([process.sentinel], 30) == [process.sentinel]
-    process.join()
 
 
 # --- queues ----------------------------------------------------------------------------------------------

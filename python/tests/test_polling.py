@@ -2,8 +2,35 @@
 
 import os
 import signal
+import time
+from multiprocessing import connection
+
+import pytest
 
 import ringpipe
+
+
+def test_what_wait_returns_can_be_received_at_once(fork):
+    receiver, sender = ringpipe.Pipe(False)
+    other, _its_peer = ringpipe.Pipe()
+    count = 20_000
+
+    def send():
+        receiver.close()
+        for number in range(count):
+            sender.send(number)
+            if number % 100 == 0:
+                time.sleep(0.001)
+
+    fork(send)
+    sender.close()
+    for number in range(count):
+        assert connection.wait([receiver, other], 30) == [receiver]
+        assert receiver.poll(), number
+        assert receiver.recv() == number
+    assert connection.wait([receiver]) == [receiver]
+    with pytest.raises(EOFError):
+        receiver.recv()
 
 
 def test_polling_in_another_process_takes_nothing():
