@@ -18,11 +18,11 @@ use crate::{bell, sys};
 
 pub(crate) const MODELS: &[Model] = &[
     Model { name: "pipe-receiver-waits", preemptions: Some(2), body: receiver_waits },
-    Model { name: "pipe-one-message", preemptions: None, body: one_message },
+    Model { name: "pipe-one-message", preemptions: Some(4), body: one_message },
     Model { name: "pipe-sender-waits", preemptions: Some(2), body: sender_waits },
     Model { name: "pipe-room-reused", preemptions: Some(3), body: room_reused },
     Model { name: "pipe-duplex", preemptions: Some(3), body: duplex },
-    Model { name: "pipe-watched-bell", preemptions: Some(3), body: watched_bell },
+    Model { name: "pipe-watched-bell", preemptions: Some(2), body: watched_bell },
     Model { name: "pipe-settled-bell", preemptions: Some(3), body: settled_bell },
     Model { name: "pipe-two-waited-for", preemptions: Some(3), body: two_waited_for },
     Model { name: "pipe-two-waited-for-killed", preemptions: Some(2), body: two_waited_for_killed },
