@@ -1,0 +1,5 @@
+//! Bridge.
+#![cfg(target_os = "linux")]
+mod frames;
+mod link;
+mod packet;
