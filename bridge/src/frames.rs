@@ -44,11 +44,6 @@ impl Encoder {
         self.length(0, &mut take)
     }
 
-    /// How many bytes wait for a segment to become full.
-    pub(crate) fn len(&self) -> usize {
-        self.segment.len()
-    }
-
     /// What waits, as a segment.
     pub(crate) fn flush(&mut self) -> Option<Vec<u8>> {
         (!self.segment.is_empty()).then(|| std::mem::take(&mut self.segment))

@@ -299,8 +299,24 @@ impl Link {
         self.confirmed
     }
 
+    #[cfg(test)]
     pub(crate) fn ours(&self) -> u64 {
         self.ours
+    }
+
+    /// The other side's number; 0 if it is not known yet.
+    pub(crate) fn theirs(&self) -> u64 {
+        self.theirs
+    }
+
+    /// Whether there is something to [`pop`](Self::pop).
+    pub(crate) fn has_something(&self) -> bool {
+        !self.incoming.queue.is_empty()
+    }
+
+    /// Whether [`poll_output`](Self::poll_output) has something.
+    pub(crate) fn is_due(&self, now: Duration) -> bool {
+        self.next_timer().is_some_and(|at| now >= at) && !self.is_forgettable(now) || self.sendable().is_some()
     }
 
     /// Whether nobody needs this link any more.
@@ -439,7 +455,8 @@ impl Link {
             self.out.moved_at = now;
             return Some((Packet { head: self.head(Kind::Open), payload }, true));
         }
-        if let Some((offset, payload)) = self.next_segment() {
+        if let Some((offset, payload)) = self.sendable() {
+            self.out.unsent += 1;
             let mut head = self.head(Kind::Segment);
             head.offset = offset;
             return Some((Packet { head, payload }, true));
@@ -467,19 +484,20 @@ impl Link {
         if self.over.is_some() {
             return self.farewell.then_some(Duration::ZERO);
         }
+        if self.is_complete() {
+            return [self.incoming.answer_at, Some(self.heard_at + self.settings.patience)].into_iter().flatten().min();
+        }
         let opening = self.request.is_some().then_some(self.out.moved_at + PING_AFTER);
         let ping = self.ping_at().filter(|_| self.confirmed);
         let end = self.heard_at + self.settings.patience;
         [opening, ping, self.incoming.answer_at, Some(end)].into_iter().flatten().min()
     }
 
-    fn next_segment(&mut self) -> Option<(u64, ZBytes)> {
+    /// The next segment, if it may be sent.
+    fn sendable(&self) -> Option<(u64, ZBytes)> {
         let (start, segment) = self.out.segments.get(self.out.unsent)?;
         let sendable = self.confirmed && start + segment.len() as u64 <= self.out.limit;
-        sendable.then(|| {
-            self.out.unsent += 1;
-            (*start, segment.clone())
-        })
+        sendable.then(|| (*start, segment.clone()))
     }
 
     /// When a ping is due.

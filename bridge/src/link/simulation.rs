@@ -353,7 +353,9 @@ fn a_side_that_is_gone_is_missed_and_what_came_from_it_stays() {
         if world.sides[1 - dead].link.is_none() {
             continue;
         }
-        let end = |world: &World| world.over(1 - dead).is_some() || world.sides[1 - dead].link.as_ref().unwrap().is_complete();
+        let end = |world: &World| {
+            world.over(1 - dead).is_some() || world.sides[1 - dead].link.as_ref().unwrap().is_complete()
+        };
         world.weather.jitter = 0;
         assert!(world.run_until(60, end), "stuck: seed {seed}");
         assert!(world.now <= limit, "seed {seed}: it took until {:?}", world.now);
