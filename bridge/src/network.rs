@@ -77,6 +77,8 @@ pub(crate) struct Network {
     turn: AtomicU64,
     tokens: Mutex<Vec<LivelinessToken>>,
     closing: AtomicBool,
+    /// Held by who has something to bring to its end before the network is left.
+    finishing: Arc<()>,
 }
 
 /// A number that nobody else has drawn.
@@ -107,6 +109,7 @@ impl Network {
             turn: AtomicU64::new(0),
             tokens: Mutex::default(),
             closing: AtomicBool::new(false),
+            finishing: Arc::new(()),
         });
         let (desk, strangers) = sync_channel(WAITING);
         network.listen(desk).map_err(BridgeError::Network)?;
@@ -332,8 +335,17 @@ impl Network {
         self.found_more.notify_all();
     }
 
-    /// Gives all links up, tells so, and leaves the network.
+    /// To be held by who has something to bring to its end, once [`is_closing`](Self::is_closing) says so.
+    pub(crate) fn finishing(&self) -> Arc<()> {
+        Arc::clone(&self.finishing)
+    }
+
+    /// Gives all links up, once what has to be finished is, or patience is over; tells so, and leaves the network.
     pub(crate) fn leave(&self) {
+        let deadline = Instant::now() + self.settings.patience;
+        while Arc::strong_count(&self.finishing) > 1 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
         let wires: Vec<_> = lock(&self.wires).values().cloned().collect();
         wires.iter().for_each(|wire| wire.reset(Reason::Ending));
         // It is of no use to anybody if the session does not close.

@@ -48,6 +48,8 @@ const GLANCES: [Duration; 2] = [Duration::from_micros(500), Duration::from_milli
 /// The first byte of what a host tells home.
 const ASKED: u8 = 0;
 const BACK: u8 = 1;
+/// It wants no more, and waits for the end of what is on its way, to send that back.
+const ENOUGH: u8 = 2;
 
 fn service(direction: Direction, key: &str) -> String {
     match direction {
@@ -70,7 +72,7 @@ pub(crate) fn export(
         let ended = match direction {
             Direction::Put => connect(&name, patience).map(|home| serve_put(network, &wire, home)),
             Direction::Take => connect(&name, patience).map(|take| {
-                serve_take(network, &wire, &Home { take, name: &name, patience }, doubt);
+                serve_take(network, &wire, &Home { take, name: &name }, doubt);
             }),
         };
         match ended {
@@ -98,7 +100,6 @@ fn serve_put(network: &Arc<Network>, wire: &Wire, mut home: mpmc::Sender) {
 struct Home<'a> {
     take: mpmc::Receiver,
     name: &'a Path,
-    patience: Duration,
 }
 
 /// What home knows of a host.
@@ -106,6 +107,7 @@ struct Home<'a> {
 struct Host {
     asked: u64,
     taken: u64,
+    has_enough: bool,
     /// What was given and not taken yet, if that is to be repeated.
     kept: VecDeque<Vec<u8>>,
     given: u64,
@@ -128,7 +130,7 @@ fn serve_take(network: &Arc<Network>, wire: &Arc<Wire>, home: &Home<'_>, doubt: 
 /// Puts a message back into the queue that it was taken out of.
 fn bring_back(home: &Home<'_>, message: &[u8]) {
     // If nobody is there any more, it is lost as what is left in a queue is.
-    if let Ok(put) = connect::<mpmc::Sender>(home.name, home.patience) {
+    if let Ok(put) = connect::<mpmc::Sender>(home.name, LOOK) {
         let _ = put.send_bytes(message);
     }
 }
@@ -153,6 +155,7 @@ fn listen_to_host(network: &Network, wire: &Wire, home: &Home<'_>, host: &Mutex<
                         lock(host).kept.pop_back();
                         bring_back(home, message);
                     }
+                    Some((&ENOUGH, [])) => lock(host).has_enough = true,
                     _ => nonsense = true,
                 }
                 Ok(())
@@ -189,6 +192,9 @@ fn give(network: &Network, wire: &Wire, home: &Home<'_>, host: &Mutex<Host>, tol
     loop {
         {
             let guard = lock(host);
+            if guard.has_enough {
+                return end(wire, &mut encoder);
+            }
             if guard.given >= guard.asked {
                 drop(wait(told, guard, LOOK));
                 if wire.is_refused() {
@@ -243,7 +249,9 @@ pub(crate) fn import(
     let listener = Listener::bind(name)?;
     let queue = Import { network: Arc::clone(network), service: service(direction, key), ahead };
     let name = name.to_owned();
+    let finishing = network.finishing();
     let work = move || {
+        let _finishing = finishing;
         let mut next = Some(listener);
         while let Some(listener) = next.take() {
             queue.keep(listener, direction);
@@ -300,6 +308,10 @@ impl Import {
                         };
                         self.network.report_end(&self.service, &wire);
                         if ended {
+                            // What is left is for those who have joined, and those who still come.
+                            while direction == Direction::Take && !sender.is_empty() && !self.network.is_closing() {
+                                self.network.pause(GLANCES[1]);
+                            }
                             break;
                         }
                     }
@@ -386,7 +398,7 @@ impl Import {
                 match filled {
                     Ok(false) => {}
                     Ok(true) => {
-                        ended.store(true, Ordering::Relaxed);
+                        ended.store(true, Ordering::Release);
                         return wire.close();
                     }
                     Err(Undeliverable::Unreadable(why)) => return wire.reset(unreadable(&why)),
@@ -409,12 +421,13 @@ impl Import {
     ) {
         let mut encoder = Encoder::new();
         let (mut asked, mut told, mut glance) = (0, (0, 0), GLANCES[0]);
-        let (mut living, mut counted) = (0, None::<Instant>);
+        let (mut living, mut counted, mut has_enough) = (0, None::<Instant>, false);
         while !wire.is_refused() {
             if counted.is_none_or(|at| at.elapsed() >= LOOK) || living == 0 {
                 (living, counted) = (lock(workers).count(), Some(Instant::now()));
             }
-            let closing = self.network.is_closing();
+            // Before what lies ready is looked at, or something might be put there in between.
+            let (has_ended, closing) = (ended.load(Ordering::Acquire), self.network.is_closing());
             let ahead = if living == 0 || closing { 0 } else { self.ahead.unwrap_or(living) as u64 };
             // In this order, or what is put in between would seem to be taken.
             let arrived = put.load(Ordering::Acquire);
@@ -427,13 +440,16 @@ impl Import {
                 said = say(wire, &mut encoder, ASKED, &numbers.to_le_bytes());
                 glance = GLANCES[0];
             }
-            if ahead == 0 {
+            if ahead == 0 && (closing || !has_ended) {
                 while let (Ok(()), Ok(message)) = (said, receiver.try_recv_bytes()) {
                     said = say(wire, &mut encoder, BACK, &message);
                 }
             }
-            if (closing || ended.load(Ordering::Relaxed)) && said.is_ok() {
+            if has_ended && said.is_ok() {
                 return end(wire, &mut encoder);
+            }
+            if closing && !has_enough && said.is_ok() {
+                has_enough = say(wire, &mut encoder, ENOUGH, &[]).is_ok();
             }
             thread::sleep(glance);
             glance = (glance * 5 / 4).min(GLANCES[1]);

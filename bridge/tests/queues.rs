@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ringpipe::mpmc::{Listener, Receiver, Sender};
 use ringpipe::{RecvError, SendError, connect};
 use ringpipe_bridge::{Bridge, Direction, Doubt};
-use support::{LONG, Line, Names, builder, endpoint, eventually, message, number_of, port};
+use support::{LONG, Line, Names, builder, endpoint, eventually, message, message_of, number_of, port};
 
 /// A queue at home, kept by a thread until it is told to stop.
 struct Queue {
@@ -111,7 +111,7 @@ fn a_host_gets_what_its_workers_have_asked_for_and_no_more() {
     let names = Names::new();
     let queue = queue(&names);
     let (_home, _hosts) = hosts(&names, 2, Direction::Take, Doubt::Lose, None);
-    (0..100).for_each(|number| queue.sender.send_bytes(&message(number)).unwrap());
+    (0..100).for_each(|number| queue.sender.send_bytes(&message_of(number, 100)).unwrap());
     // Nobody has joined.
     thread::sleep(Duration::from_millis(500));
     assert_eq!(queue.receiver.len(), 100);
@@ -132,7 +132,7 @@ fn what_nobody_has_taken_goes_back_when_the_bridge_ends() {
     let names = Names::new();
     let queue = queue(&names);
     let (_home, mut hosts) = hosts(&names, 1, Direction::Take, Doubt::Lose, Some(10));
-    (0..30).for_each(|number| queue.sender.send_bytes(&message(number)).unwrap());
+    (0..30).for_each(|number| queue.sender.send_bytes(&message_of(number, 100)).unwrap());
     let worker = worker(&names, 0);
     eventually("ten are ready", || queue.receiver.len() == 20);
     let taken = number_of(&worker.recv_bytes_timeout(LONG).unwrap());
@@ -150,7 +150,7 @@ fn left_after_a_host_is_lost(doubt: Doubt) -> usize {
     let names = Names::new();
     let queue = queue(&names);
     let (_home, hosts) = hosts(&names, 1, Direction::Take, doubt, Some(10));
-    (0..30).for_each(|number| queue.sender.send_bytes(&message(number)).unwrap());
+    (0..30).for_each(|number| queue.sender.send_bytes(&message_of(number, 100)).unwrap());
     let worker = worker(&names, 0);
     eventually("ten are ready", || queue.receiver.len() == 20);
     worker.recv_bytes_timeout(LONG).unwrap();
