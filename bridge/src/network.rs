@@ -48,6 +48,13 @@ pub enum What {
     Broken(String),
 }
 
+impl Event {
+    /// Whether something went wrong.
+    pub fn is_failure(&self) -> bool {
+        matches!(self.what, What::Broken(_))
+    }
+}
+
 impl std::fmt::Display for Event {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.what {

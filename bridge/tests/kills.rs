@@ -6,8 +6,6 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::process::{Child, Command};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -15,72 +13,19 @@ use std::time::{Duration, Instant};
 
 use ringpipe::mpmc;
 use ringpipe::{Connection, Listener, RecvError, connect};
-use ringpipe_bridge::{Bridge, Direction, Doubt};
+use ringpipe_bridge::{Direction, Doubt};
+use support::process::{Killable, spawn};
 use support::{LONG, Line, Names, builder, endpoint, message_of, number_of, port};
 
 const PATIENCE: Duration = Duration::from_millis(700);
-/// The argument by which this program, started again, knows that it is to be a bridge; and where it finds what it is to do.
-const ROLE: &str = "a_bridge_that_can_be_killed";
-const ORDER: &str = "RINGPIPE_BRIDGE_TEST_ORDER";
-
 fn kills() -> u64 {
     std::env::var("RINGPIPE_BRIDGE_KILLS").ok().and_then(|count| count.parse().ok()).unwrap_or(12)
-}
-
-/// A bridge in a process of its own. Its order has words: what it does, a port, and a local name.
-struct Killable(Child);
-
-fn spawn(what: &str, port: u16, name: &Path) -> Killable {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([ROLE, "--exact", "--ignored", "--nocapture"]);
-    command.env(ORDER, format!("{what} {port} {}", name.display()));
-    command.stdout(std::process::Stdio::null());
-    Killable(command.spawn().unwrap())
-}
-
-impl Killable {
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Killable {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }
 
 #[test]
 #[ignore = "no test: the bridge that the others start, and kill"]
 fn a_bridge_that_can_be_killed() {
-    let Ok(order) = std::env::var(ORDER) else { return };
-    let words: Vec<&str> = order.splitn(3, ' ').collect();
-    let (what, endpoint, name) = (words[0], endpoint(words[1].parse().unwrap()), words[2]);
-    let bridge = builder("killable").patience(PATIENCE);
-    let _bridge: Bridge = match what {
-        "export" => {
-            let bridge = bridge.listen(endpoint).open().unwrap();
-            bridge.export(name, "jobs").unwrap();
-            bridge
-        }
-        "import" => {
-            let bridge = bridge.connect(endpoint).open().unwrap();
-            bridge.import(name, "jobs").unwrap();
-            bridge
-        }
-        "take" => {
-            let bridge = bridge.connect(endpoint).open().unwrap();
-            bridge.import_queue(name, "jobs", Direction::Take, Some(4)).unwrap();
-            bridge
-        }
-        _ => panic!("an order that nobody gives: {order}"),
-    };
-    // Until killed; or the test that has started it is gone.
-    let parent = std::os::unix::process::parent_id();
-    while std::os::unix::process::parent_id() == parent {
-        thread::sleep(Duration::from_millis(100));
-    }
+    support::process::play();
 }
 
 /// Sleeps for a random time below so many milliseconds. (The hash of a fresh state is random.)
@@ -100,8 +45,8 @@ fn pipes_through(kill_one: impl Fn(&mut Killable, &mut Killable, &Line) -> bool 
     let behind = port();
     let line = Line::to(behind);
     let mut listener = Listener::bind(names.of("home")).unwrap();
-    let mut export = spawn("export", behind, &names.of("home"));
-    let mut import = spawn("import", line.port, &names.of("away"));
+    let mut export = spawn("export", &endpoint(behind), &names.of("home"), PATIENCE);
+    let mut import = spawn("import", &endpoint(line.port), &names.of("away"), PATIENCE);
     let (stop, generation) = (AtomicBool::new(false), AtomicU64::new(0));
     let (whole, cut_short) = (AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {
@@ -171,10 +116,10 @@ fn pipes_through(kill_one: impl Fn(&mut Killable, &mut Killable, &Line) -> bool 
                 generation.fetch_add(1, Ordering::SeqCst);
             }
             if export.0.try_wait().unwrap().is_some() {
-                export = spawn("export", behind, &names.of("home"));
+                export = spawn("export", &endpoint(behind), &names.of("home"), PATIENCE);
             }
             if import.0.try_wait().unwrap().is_some() {
-                import = spawn("import", line.port, &names.of("away"));
+                import = spawn("import", &endpoint(line.port), &names.of("away"), PATIENCE);
             }
         }
         let so_far = whole.load(Ordering::Relaxed);
@@ -226,7 +171,8 @@ fn hosts_that_are_killed_lose_what_was_ready_there_and_nothing_is_taken_twice() 
     let stop = AtomicBool::new(false);
     let done = Mutex::new(BTreeSet::new());
     let mut sent = 0;
-    let mut hosts: Vec<_> = (0..2).map(|host| spawn("take", behind, &names.of(&format!("away-{host}")))).collect();
+    let mut hosts: Vec<_> =
+        (0..2).map(|host| spawn("take", &endpoint(behind), &names.of(&format!("away-{host}")), PATIENCE)).collect();
     thread::scope(|scope| {
         let (stop, done, names) = (&stop, &done, &names);
         scope.spawn(move || {
@@ -264,7 +210,7 @@ fn hosts_that_are_killed_lose_what_was_ready_there_and_nothing_is_taken_twice() 
             }
             let host = (turn % 2) as usize;
             hosts[host].kill();
-            hosts[host] = spawn("take", behind, &names.of(&format!("away-{host}")));
+            hosts[host] = spawn("take", &endpoint(behind), &names.of(&format!("away-{host}")), PATIENCE);
         }
         // The rest is taken by those who live.
         support::eventually("the queue is empty", || sender.is_empty());

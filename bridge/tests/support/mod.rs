@@ -1,6 +1,8 @@
 //! What the tests of bridges share: names and ports of their own, a line that can be cut, and messages that can be told apart.
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
 
+pub mod process;
+
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
