@@ -1,7 +1,7 @@
 //! What does a bridge cost, beside a plain TCP connection and beside Zenoh itself? One way, and there and back, over the loopback.
 //!
 //! ```sh
-//! cargo bench -p ringpipe-bridge                    # add `-- --quick` for a look
+//! cargo bench -p ringpipe-bridge                    # add `-- --quick` for a look, `--set PATH=VALUE` for one of Zenoh's settings
 //! ```
 //!
 //! Two processes. Messages go from the second to the first: by TCP with a length of four bytes in front, one write for each message, read through a buffer of 64 KiB; by Zenoh's put and subscribe,
@@ -31,18 +31,26 @@ const ROUND_TRIPS: usize = 1000;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(at) = arguments.iter().position(|argument| argument == SECOND) {
-        return second(&arguments[at + 1..]);
+    let mut settings = Vec::new();
+    for pair in arguments.windows(2).filter(|pair| pair[0] == "--set") {
+        let (path, value) = pair[1].split_once('=').ok_or("--set needs a path, `=` and a value")?;
+        settings.push((path.to_owned(), value.to_owned()));
     }
-    first(arguments.iter().any(|argument| argument == "--quick"))
+    if let Some(at) = arguments.iter().position(|argument| argument == SECOND) {
+        return second(&arguments[at + 1..], &settings);
+    }
+    first(arguments.iter().any(|argument| argument == "--quick"), &settings)
 }
+
+/// Paths of Zenoh's settings, and their values.
+type Settings = [(String, String)];
 
 fn port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// Zenoh as a bridge has it, and nothing around it.
-fn zenoh(listen: Option<u16>, connect: Option<u16>) -> Result<Session> {
+fn zenoh(listen: Option<u16>, connect: Option<u16>, settings: &Settings) -> Result<Session> {
     let mut config = zenoh::Config::default();
     let endpoints = |port: Option<u16>| format!("{:?}", port.map(|port| format!("tcp/127.0.0.1:{port}")).as_slice());
     for (path, value) in [
@@ -53,6 +61,9 @@ fn zenoh(listen: Option<u16>, connect: Option<u16>) -> Result<Session> {
         ("connect/endpoints", endpoints(connect)),
     ] {
         config.insert_json5(path, &value)?;
+    }
+    for (path, value) in settings {
+        config.insert_json5(path, value)?;
     }
     zenoh::open(config).wait()
 }
@@ -80,15 +91,20 @@ struct Ends {
     _bridge: Bridge,
 }
 
-fn first(quick: bool) -> Result<()> {
+/// A bridge with these settings.
+fn builder(settings: &Settings) -> Builder {
+    settings.iter().fold(Builder::new(), |builder, (path, value)| builder.set(path, value))
+}
+
+fn first(quick: bool, settings: &Settings) -> Result<()> {
     let directory = std::env::temp_dir().join(format!("ringpipe-wire-{}", std::process::id()));
     std::fs::create_dir(&directory)?;
     let (zenoh_port, bridge_port) = (port()?, port()?);
     let tcp = TcpListener::bind("127.0.0.1:0")?;
     let mut listener = Listener::bind(directory.join("home"))?;
-    let bridge = Builder::new().listen(format!("tcp/127.0.0.1:{bridge_port}")).open()?;
+    let bridge = builder(settings).listen(format!("tcp/127.0.0.1:{bridge_port}")).open()?;
     bridge.export(directory.join("home"), "bench")?;
-    let session = zenoh(Some(zenoh_port), None)?;
+    let session = zenoh(Some(zenoh_port), None, settings)?;
     let (arrive, arrived) = mpsc::channel();
     session
         .declare_subscriber("bench/there")
@@ -99,6 +115,7 @@ fn first(quick: bool) -> Result<()> {
         .background()
         .wait()?;
     let mut child = Command::new(std::env::current_exe()?)
+        .args(settings.iter().flat_map(|(path, value)| ["--set".to_owned(), format!("{path}={value}")]))
         .args([SECOND, &tcp.local_addr()?.port().to_string(), &zenoh_port.to_string(), &bridge_port.to_string()])
         .arg(directory.join("away"))
         .stdin(Stdio::piped())
@@ -238,12 +255,12 @@ fn there_and_back(ends: &mut Ends, second: &mut Second, way: &str) -> Result<f64
     Ok(median(&times))
 }
 
-fn second(arguments: &[String]) -> Result<()> {
+fn second(arguments: &[String], settings: &Settings) -> Result<()> {
     let ports: Vec<u16> = arguments[..3].iter().map(|port| Ok(port.parse()?)).collect::<Result<_>>()?;
     let mut tcp = TcpStream::connect(("127.0.0.1", ports[0]))?;
     tcp.set_nodelay(true)?;
     let mut reader = BufReader::new(tcp.try_clone()?);
-    let session = zenoh(None, Some(ports[1]))?;
+    let session = zenoh(None, Some(ports[1]), settings)?;
     let (arrive, arrived) = mpsc::channel();
     session
         .declare_subscriber("bench/back")
@@ -255,7 +272,7 @@ fn second(arguments: &[String]) -> Result<()> {
         .wait()?;
     let there = session.declare_publisher("bench/there").congestion_control(CongestionControl::Block).wait()?;
     let at_once = session.declare_publisher("bench/there").express(true).wait()?;
-    let bridge = Builder::new().connect(format!("tcp/127.0.0.1:{}", ports[2])).open()?;
+    let bridge = builder(settings).connect(format!("tcp/127.0.0.1:{}", ports[2])).open()?;
     bridge.import(&arguments[3], "bench")?;
     let mut pipe: Connection = connect(&arguments[3], Duration::from_secs(30))?;
     while !there.matching_status().wait()?.matching() {

@@ -9,13 +9,28 @@ use crate::link::Reason;
 use crate::packet::MOST;
 use crate::wire::{LOOK, Refused, Taken, Wire};
 
+/// A message that was taken from a local end, with memory of its own if it is long.
+pub(crate) enum Message<'a> {
+    Lent(&'a [u8]),
+    Own(Vec<u8>),
+}
+
+impl Message<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Message::Lent(bytes) => bytes.len(),
+            Message::Own(bytes) => bytes.len(),
+        }
+    }
+}
+
 /// A receiving end: of a pipe, or of one for many.
 pub(crate) trait Intake {
     /// Gives each message that is there to `each`: some at least, waiting for the first for so long, and not more than a segment needs.
     fn take<E>(
         &mut self,
         timeout: Duration,
-        each: impl FnMut(&[u8]) -> Result<(), E>,
+        each: impl FnMut(Message<'_>) -> Result<(), E>,
     ) -> Result<Result<(), E>, RecvError>;
 }
 
@@ -23,11 +38,13 @@ pub(crate) trait Intake {
 pub(crate) struct Batches {
     receiver: Receiver,
     batch: Batch,
+    /// Bytes of a message, at most.
+    longest: usize,
 }
 
 impl Batches {
-    pub(crate) fn new(receiver: Receiver) -> Batches {
-        Batches { receiver, batch: Batch::new() }
+    pub(crate) fn new(receiver: Receiver, longest: u64) -> Batches {
+        Batches { receiver, batch: Batch::new(), longest: usize::try_from(longest).unwrap_or(usize::MAX) }
     }
 }
 
@@ -35,15 +52,22 @@ impl Intake for Batches {
     fn take<E>(
         &mut self,
         timeout: Duration,
-        mut each: impl FnMut(&[u8]) -> Result<(), E>,
+        mut each: impl FnMut(Message<'_>) -> Result<(), E>,
     ) -> Result<Result<(), E>, RecvError> {
-        let Batches { receiver, batch } = self;
+        let Batches { receiver, batch, longest } = self;
+        if receiver.long_message_len().is_some() {
+            let message = match timeout.is_zero() {
+                true => receiver.try_recv_bytes_max(*longest)?,
+                false => receiver.recv_bytes_max_timeout(*longest, timeout)?,
+            };
+            return Ok(each(Message::Own(message)));
+        }
         if timeout.is_zero() {
             receiver.try_recv_batch(batch)?
         } else {
             receiver.recv_batch_timeout(batch, timeout)?
         }
-        Ok(batch.iter().try_for_each(&mut each))
+        Ok(batch.iter().map(Message::Lent).try_for_each(&mut each))
     }
 }
 
@@ -51,10 +75,10 @@ impl Intake for mpmc::Receiver {
     fn take<E>(
         &mut self,
         timeout: Duration,
-        mut each: impl FnMut(&[u8]) -> Result<(), E>,
+        mut each: impl FnMut(Message<'_>) -> Result<(), E>,
     ) -> Result<Result<(), E>, RecvError> {
         let message = if timeout.is_zero() { self.try_recv_bytes()? } else { self.recv_bytes_timeout(timeout)? };
-        Ok(each(&message))
+        Ok(each(Message::Own(message)))
     }
 }
 
@@ -149,6 +173,7 @@ pub(crate) fn outbound(wire: &Wire, mut from: impl Intake, longest: u64) {
             Err(RecvError::TimedOut | RecvError::Empty | RecvError::Cut) => {}
             Err(RecvError::Disconnected) => return end(wire, &mut encoder),
             Err(RecvError::IsEnd) => return wire.reset(Reason::PipeEnd),
+            Err(RecvError::TooLong { .. }) => return wire.reset(Reason::TooLong),
             Err(_) => return wire.reset(Reason::Failed),
         }
     }
@@ -170,9 +195,11 @@ fn fill(
     encoder: &mut Encoder,
     longest: u64,
 ) -> Result<Result<(), Stop>, RecvError> {
-    let mut add = |message: &[u8]| match message.len() as u64 <= longest {
-        true => encoder.message(message, |segment| wire.push(segment).map_err(Stop::from)),
-        false => Err(Stop::TooLong),
+    let push = |segment| wire.push(segment).map_err(Stop::from);
+    let mut add = |message: Message<'_>| match message {
+        _ if message.len() as u64 > longest => Err(Stop::TooLong),
+        Message::Lent(message) => encoder.message(message, push),
+        Message::Own(message) => encoder.own_message(message, push),
     };
     let mut added = from.take(LOOK, &mut add)?;
     let mut count = 0;

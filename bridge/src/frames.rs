@@ -5,6 +5,9 @@
 
 use std::fmt;
 
+use bytes::Bytes;
+use zenoh::bytes::ZBytes;
+
 use crate::packet::MOST;
 
 /// Bytes of a length, at most.
@@ -15,6 +18,9 @@ pub(crate) struct Encoder {
     segment: Vec<u8>,
 }
 
+/// From so many bytes on, a message that has memory of its own is not copied.
+pub(crate) const LONG: usize = 16 << 10;
+
 impl Encoder {
     pub(crate) fn new() -> Encoder {
         Encoder { segment: Vec::new() }
@@ -24,7 +30,7 @@ impl Encoder {
     pub(crate) fn message<E>(
         &mut self,
         message: &[u8],
-        mut take: impl FnMut(Vec<u8>) -> Result<(), E>,
+        mut take: impl FnMut(ZBytes) -> Result<(), E>,
     ) -> Result<(), E> {
         self.length(message.len() as u64 + 1, &mut take)?;
         let mut rest = message;
@@ -35,23 +41,50 @@ impl Encoder {
             if rest.is_empty() {
                 return Ok(());
             }
-            take(std::mem::take(&mut self.segment))?;
+            take(self.cut())?;
         }
     }
 
+    /// Adds a message, and gives up its memory: if it is long, segments consist of parts of it, and are given to `take` to its last byte.
+    pub(crate) fn own_message<E>(
+        &mut self,
+        message: Vec<u8>,
+        mut take: impl FnMut(ZBytes) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if message.len() < LONG {
+            return self.message(&message, take);
+        }
+        self.length(message.len() as u64 + 1, &mut take)?;
+        let mut rest = Bytes::from(message);
+        while !rest.is_empty() {
+            let part = rest.split_to(rest.len().min(MOST - self.segment.len()));
+            let mut segment = ZBytes::writer();
+            segment.append(self.cut());
+            segment.append(ZBytes::from(part));
+            take(segment.finish())?;
+        }
+        Ok(())
+    }
+
     /// Adds the end of the stream.
-    pub(crate) fn end<E>(&mut self, mut take: impl FnMut(Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+    pub(crate) fn end<E>(&mut self, mut take: impl FnMut(ZBytes) -> Result<(), E>) -> Result<(), E> {
         self.length(0, &mut take)
     }
 
     /// What waits, as a segment.
-    pub(crate) fn flush(&mut self) -> Option<Vec<u8>> {
-        (!self.segment.is_empty()).then(|| std::mem::take(&mut self.segment))
+    pub(crate) fn flush(&mut self) -> Option<ZBytes> {
+        (!self.segment.is_empty()).then(|| self.cut())
     }
 
-    fn length<E>(&mut self, mut number: u64, take: &mut impl FnMut(Vec<u8>) -> Result<(), E>) -> Result<(), E> {
+    fn cut(&mut self) -> ZBytes {
+        // The next one will be about as long.
+        let next = Vec::with_capacity(self.segment.len());
+        ZBytes::from(std::mem::replace(&mut self.segment, next))
+    }
+
+    fn length<E>(&mut self, mut number: u64, take: &mut impl FnMut(ZBytes) -> Result<(), E>) -> Result<(), E> {
         if self.segment.len() + LONGEST_LENGTH > MOST {
-            take(std::mem::take(&mut self.segment))?;
+            take(self.cut())?;
         }
         while number >= 0x80 {
             self.segment.push(number as u8 | 0x80);
@@ -175,15 +208,18 @@ mod tests {
     /// The segments of messages, and of the end.
     fn encode(messages: &[Vec<u8>]) -> Vec<Vec<u8>> {
         let (mut encoder, mut segments) = (Encoder::new(), Vec::new());
-        let mut take = |segment| -> Result<(), ()> {
-            segments.push(segment);
+        let mut take = |segment: ZBytes| -> Result<(), ()> {
+            segments.push(segment.to_bytes().into_owned());
             Ok(())
         };
-        for message in messages {
-            encoder.message(message, &mut take).unwrap();
+        for (number, message) in messages.iter().enumerate() {
+            match number % 2 {
+                0 => encoder.message(message, &mut take).unwrap(),
+                _ => encoder.own_message(message.clone(), &mut take).unwrap(),
+            }
         }
         encoder.end(&mut take).unwrap();
-        segments.extend(encoder.flush());
+        encoder.flush().map(take);
         segments
     }
 
@@ -203,7 +239,8 @@ mod tests {
 
     #[test]
     fn messages_survive_any_cutting() {
-        let lengths = [0, 1, 126, 127, 128, 300, 20_000, 0, MOST - 1, MOST, MOST + 1, 3 * MOST, 5];
+        let lengths =
+            [0, 1, 126, 127, 128, 300, 20_000, 0, MOST - 1, MOST, MOST + 1, 3 * MOST, 5, LONG, 7, 3 * MOST, 9];
         let messages: Vec<Vec<u8>> =
             lengths.iter().map(|&len| (0..len).map(|i| (i * 7 + len) as u8).collect()).collect();
         let segments = encode(&messages);

@@ -4,13 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
-use ringpipe::{AcceptError, Connection, Listener, connect};
+use ringpipe::{AcceptError, Builder, Connection, Listener, connect};
 
 use crate::carry::{Batches, inbound, outbound};
 use crate::error::BridgeError;
 use crate::link::Reason;
 use crate::network::{Network, What, start};
 use crate::wire::{LOOK, Wire};
+
+/// Bytes of the rings that local programs get: a few segments are not to wait for each other.
+const RING: usize = 1 << 20;
 
 pub(crate) fn export(network: &Arc<Network>, name: &Path, key: &str) -> Result<(), BridgeError> {
     let (name, service) = (name.to_owned(), service(key));
@@ -27,7 +30,7 @@ pub(crate) fn export(network: &Arc<Network>, name: &Path, key: &str) -> Result<(
 }
 
 pub(crate) fn import(network: &Arc<Network>, name: &Path, key: &str) -> Result<(), BridgeError> {
-    let listener = Listener::bind(name)?;
+    let listener = Listener::builder().pipes(Builder::new().capacity(RING)).bind(name)?;
     let (network, service) = (Arc::clone(network), service(key));
     Ok(start("bridge-import", move || accept(&network, listener, &service))?)
 }
@@ -67,7 +70,7 @@ fn carry(network: &Arc<Network>, service: &str, local: Connection, wire: Arc<Wir
         let wire = Arc::clone(&wire);
         thread::Builder::new()
             .name("bridge-out".to_owned())
-            .spawn(move || outbound(&wire, Batches::new(receiver), longest))
+            .spawn(move || outbound(&wire, Batches::new(receiver, longest), longest))
     };
     match out {
         Ok(out) => {

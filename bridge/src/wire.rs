@@ -253,12 +253,12 @@ impl Wire {
     }
 
     /// Pushes a segment; waits for room.
-    pub(crate) fn push(&self, segment: Vec<u8>) -> Result<(), Refused> {
+    pub(crate) fn push(&self, segment: ZBytes) -> Result<(), Refused> {
         while !self.await_room(LOOK)? {}
         self.change(|link, now| match link.is_refused() {
             true => Err(Refused),
             false => {
-                link.push(ZBytes::from(segment), now);
+                link.push(segment, now);
                 Ok(())
             }
         })

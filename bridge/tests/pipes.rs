@@ -99,7 +99,7 @@ fn a_slow_reader_stops_the_sender_and_memory_is_bounded() {
     while client.sender_mut().send_bytes_timeout(&message_of(sent, size), Duration::from_secs(3)).is_ok() {
         sent += 1;
     }
-    // Two rings of 256 KiB, two windows of 4 MiB, and a few segments in hand.
+    // Rings of 1 MiB and 256 KiB, two windows of 4 MiB, and a few segments in hand.
     let bytes = sent * size as u64;
     assert!((1 << 20..12 << 20).contains(&bytes), "{bytes} bytes were taken before the sender was stopped");
     for number in 0..sent {
@@ -127,6 +127,24 @@ fn a_pipe_end_is_refused_and_what_was_before_it_arrives() {
     let (end, _other) = ringpipe::simplex().unwrap();
     client.send_end(end).unwrap();
     assert_eq!(server.recv_bytes_timeout(LONG).unwrap(), b"before");
+    assert!(matches!(server.recv_bytes_timeout(LONG), Err(RecvError::Disconnected)));
+    eventually("the sender is told", || client.send_bytes(b"more").is_err());
+}
+
+#[test]
+fn a_message_that_is_longer_than_allowed_breaks_its_pipe_after_what_was_before_it() {
+    let (names, behind) = (Names::new(), support::port());
+    let mut listener = Listener::bind(names.of("home")).unwrap();
+    let home = support::builder("home").longest(1 << 20).listen(support::endpoint(behind)).open().unwrap();
+    home.export(names.of("home"), "jobs").unwrap();
+    let away = support::builder("away").longest(1 << 20).connect(support::endpoint(behind)).open().unwrap();
+    away.import(names.of("away"), "jobs").unwrap();
+    let mut client: Connection = connect(names.of("away"), LONG).unwrap();
+    let (mut server, _) = listener.accept_timeout(LONG).unwrap();
+    client.send_bytes(&message_of(1, 1 << 20)).unwrap();
+    assert!(server.recv_bytes_timeout(LONG).unwrap() == message_of(1, 1 << 20));
+    // It may break while it is being sent.
+    let _ = client.send_bytes(&message_of(2, (1 << 20) + 1));
     assert!(matches!(server.recv_bytes_timeout(LONG), Err(RecvError::Disconnected)));
     eventually("the sender is told", || client.send_bytes(b"more").is_err());
 }

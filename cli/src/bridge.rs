@@ -108,8 +108,7 @@ impl From<BridgeError> for Failure {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let joints =
-        [&args.export, &args.import, &args.export_take, &args.import_take, &args.export_put, &args.import_put];
+    let joints = [&args.export, &args.import, &args.export_take, &args.import_take, &args.export_put, &args.import_put];
     if joints.iter().all(|joints| joints.is_empty()) {
         return Err(Failure::new(2, "there is nothing to export or to import: see `ringpipe bridge --help`"));
     }
