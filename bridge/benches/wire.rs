@@ -242,7 +242,7 @@ fn there_and_back(ends: &mut Ends, second: &mut Second, way: &str) -> Result<f64
                 read_frame(&mut ends.tcp, &mut buffer)?;
             }
             "zenoh" => {
-                publisher.put(&message).wait()?;
+                publisher.put(message).wait()?;
                 ends.arrived.recv()?;
             }
             _ => {

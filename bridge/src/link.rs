@@ -48,8 +48,9 @@
 //!   Segment  src a, dst b         --->    confirmed: only now it does anything for the caller
 //! ```
 //!
-//! An `Open` that comes twice finds the connection it has opened, by the caller's number. One that comes so late that the connection is forgotten makes a new one, whose answer
-//! the caller refuses (`Reset`): it is never confirmed. A bridge that was started again has other numbers, and refuses what was meant for the one before it.
+//! An `Open` that comes twice finds the link it has opened, by the caller's number. One that comes so late that the link is forgotten makes a new one, whose answer has another number than
+//! the caller knows, and is ignored (or refused, if the caller has forgotten as well): it is never confirmed, and nothing was done for it. A bridge that was started again has other numbers,
+//! and refuses what was meant for the one before it.
 //!
 //! # Ending
 //!
