@@ -17,7 +17,10 @@ use ringpipe_bridge::{Direction, Doubt};
 use support::process::{Killable, spawn};
 use support::{LONG, Line, Names, builder, endpoint, message_of, number_of, port};
 
+/// Of queues, whose hosts are to be missed soon.
 const PATIENCE: Duration = Duration::from_millis(700);
+/// Of pipes, so long that no silence of a busy machine looks like a death.
+const LONG_PATIENCE: Duration = Duration::from_secs(5);
 fn kills() -> u64 {
     std::env::var("RINGPIPE_BRIDGE_KILLS").ok().and_then(|count| count.parse().ok()).unwrap_or(12)
 }
@@ -45,8 +48,8 @@ fn pipes_through(kill_one: impl Fn(&mut Killable, &mut Killable, &Line) -> bool 
     let behind = port();
     let line = Line::to(behind);
     let mut listener = Listener::bind(names.of("home")).unwrap();
-    let mut export = spawn("export", &endpoint(behind), &names.of("home"), PATIENCE);
-    let mut import = spawn("import", &endpoint(line.port), &names.of("away"), PATIENCE);
+    let mut export = spawn("export", &endpoint(behind), &names.of("home"), LONG_PATIENCE);
+    let mut import = spawn("import", &endpoint(line.port), &names.of("away"), LONG_PATIENCE);
     let (stop, generation) = (AtomicBool::new(false), AtomicU64::new(0));
     let (whole, cut_short) = (AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {
@@ -116,10 +119,10 @@ fn pipes_through(kill_one: impl Fn(&mut Killable, &mut Killable, &Line) -> bool 
                 generation.fetch_add(1, Ordering::SeqCst);
             }
             if export.0.try_wait().unwrap().is_some() {
-                export = spawn("export", &endpoint(behind), &names.of("home"), PATIENCE);
+                export = spawn("export", &endpoint(behind), &names.of("home"), LONG_PATIENCE);
             }
             if import.0.try_wait().unwrap().is_some() {
-                import = spawn("import", &endpoint(line.port), &names.of("away"), PATIENCE);
+                import = spawn("import", &endpoint(line.port), &names.of("away"), LONG_PATIENCE);
             }
         }
         let so_far = whole.load(Ordering::Relaxed);
