@@ -19,8 +19,10 @@ use support::{LONG, Line, Names, builder, endpoint, message_of, number_of, port}
 
 /// Of queues, whose hosts are to be missed soon.
 const PATIENCE: Duration = Duration::from_millis(700);
-/// Of pipes, so long that no silence of a busy machine looks like a death.
-const LONG_PATIENCE: Duration = Duration::from_secs(5);
+/// Of pipes whose bridges are killed.
+const SOME_PATIENCE: Duration = Duration::from_secs(5);
+/// Of pipes whose line is cut, again before Zenoh has connected anew as often as not: so long that this is not taken for a death.
+const LONG_PATIENCE: Duration = Duration::from_secs(40);
 fn kills() -> u64 {
     std::env::var("RINGPIPE_BRIDGE_KILLS").ok().and_then(|count| count.parse().ok()).unwrap_or(12)
 }
@@ -43,13 +45,13 @@ fn sized(number: u64) -> Vec<u8> {
 
 /// Pipes, one after the other, through two bridges of which one is killed, or between which the line is cut, at random. In each, what the server gets is a beginning of what the client has
 /// sent, and all of it unless a bridge was killed meanwhile.
-fn pipes_through(kill_one: impl Fn(&mut Killable, &mut Killable, &Line) -> bool + Sync) {
+fn pipes_through(patience: Duration, kill_one: impl Fn(&mut Killable, &mut Killable, &Line) -> bool + Sync) {
     let names = Names::new();
     let behind = port();
     let line = Line::to(behind);
     let mut listener = Listener::bind(names.of("home")).unwrap();
-    let mut export = spawn("export", &endpoint(behind), &names.of("home"), LONG_PATIENCE);
-    let mut import = spawn("import", &endpoint(line.port), &names.of("away"), LONG_PATIENCE);
+    let mut export = spawn("export", &endpoint(behind), &names.of("home"), patience);
+    let mut import = spawn("import", &endpoint(line.port), &names.of("away"), patience);
     let (stop, generation) = (AtomicBool::new(false), AtomicU64::new(0));
     let (whole, cut_short) = (AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {
@@ -119,10 +121,10 @@ fn pipes_through(kill_one: impl Fn(&mut Killable, &mut Killable, &Line) -> bool 
                 generation.fetch_add(1, Ordering::SeqCst);
             }
             if export.0.try_wait().unwrap().is_some() {
-                export = spawn("export", &endpoint(behind), &names.of("home"), LONG_PATIENCE);
+                export = spawn("export", &endpoint(behind), &names.of("home"), patience);
             }
             if import.0.try_wait().unwrap().is_some() {
-                import = spawn("import", &endpoint(line.port), &names.of("away"), LONG_PATIENCE);
+                import = spawn("import", &endpoint(line.port), &names.of("away"), patience);
             }
         }
         let so_far = whole.load(Ordering::Relaxed);
@@ -139,7 +141,7 @@ fn pipes_through(kill_one: impl Fn(&mut Killable, &mut Killable, &Line) -> bool 
 
 #[test]
 fn pipes_through_a_line_that_is_cut_at_random_lose_nothing() {
-    pipes_through(|_, _, line| {
+    pipes_through(LONG_PATIENCE, |_, _, line| {
         line.cut();
         moment(30);
         line.join();
@@ -152,7 +154,7 @@ fn pipes_through_a_line_that_is_cut_at_random_lose_nothing() {
 #[test]
 fn pipes_through_bridges_that_are_killed_at_random_are_cut_short_and_nothing_else() {
     let turn = AtomicU64::new(0);
-    pipes_through(|export, import, _| {
+    pipes_through(SOME_PATIENCE, |export, import, _| {
         if turn.fetch_add(1, Ordering::Relaxed) % 2 == 0 {
             export.kill()
         } else {
