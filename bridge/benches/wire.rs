@@ -57,6 +57,7 @@ fn zenoh(listen: Option<u16>, connect: Option<u16>, settings: &Settings) -> Resu
         ("mode", "\"peer\"".to_owned()),
         ("scouting/multicast/enabled", "false".to_owned()),
         ("scouting/gossip/enabled", "false".to_owned()),
+        ("transport/link/tx/queue/size/data", "16".to_owned()),
         ("listen/endpoints", endpoints(listen)),
         ("connect/endpoints", endpoints(connect)),
     ] {
