@@ -36,7 +36,8 @@ const FIRST: u64 = 10_000_000_000;
 /// How long the main program waits for an answer before it looks after its workers.
 const TICK: Duration = Duration::from_millis(20);
 
-fn main() -> Result<(), Box<dyn Error>> {
+// Not private, so that an example of the bridge can run the whole of this with its workers on another host.
+pub(crate) fn main() -> Result<(), Box<dyn Error>> {
     match std::env::args().nth(1).as_deref() {
         Some("worker") => worker(),
         _ => queue(&Options::parse(std::env::args().skip(1))?),

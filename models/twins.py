@@ -230,7 +230,7 @@ def prepare(place):
     place.mkdir(parents=True, exist_ok=True)
     for file in ("Cargo.toml", "Cargo.lock", "rustfmt.toml", "README.md"):
         shutil.copy(ROOT / file, place / file)
-    for folder in ("cli", "benches", "examples", "tests"):
+    for folder in ("bridge", "cli", "benches", "examples", "tests"):
         shutil.rmtree(place / folder, ignore_errors=True)
         shutil.copytree(ROOT / folder, place / folder)
 

@@ -2,6 +2,8 @@
 //! under stress.
 
 mod bench;
+#[cfg(feature = "bridge")]
+mod bridge;
 mod manual;
 mod pipes;
 mod progress;
@@ -42,6 +44,10 @@ enum Command {
     Recv(transfer::Args),
     /// Keep a queue under a name, for any number of `send --shared` and `recv --shared`, until killed
     Queue(transfer::QueueArgs),
+    /// Join local names to keys on a network, so that programs on other hosts can use them, until killed
+    #[cfg(feature = "bridge")]
+    #[command(after_help = bridge::HELP)]
+    Bridge(bridge::Args),
     /// Show the named pipes of this user: how full they are, how fast they go, who has them open and waits
     #[command(after_long_help = pipes::HELP)]
     Ls(pipes::Args),
@@ -93,6 +99,8 @@ fn main() -> ExitCode {
         Some(Command::Send(args)) => Some(transfer::send(args)),
         Some(Command::Recv(args)) => Some(transfer::recv(args)),
         Some(Command::Queue(args)) => Some(transfer::queue(args)),
+        #[cfg(feature = "bridge")]
+        Some(Command::Bridge(args)) => Some(bridge::run(args)),
         _ => None,
     };
     if let Some(result) = transferred {

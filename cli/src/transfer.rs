@@ -72,7 +72,7 @@ pub(crate) struct QueueArgs {
 }
 
 /// Says what is wrong, to whoever can hear it.
-fn complain(what: &impl std::fmt::Display) {
+pub(crate) fn complain(what: &impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "ringpipe: {what}");
 }
 
@@ -88,7 +88,7 @@ impl Failure {
         self.code.into()
     }
 
-    fn new(code: u8, message: impl ToString) -> Failure {
+    pub(crate) fn new(code: u8, message: impl ToString) -> Failure {
         Failure { code, message: message.to_string() }
     }
 }

@@ -2,7 +2,19 @@
 
 use std::process::{Command, Output};
 
-const SUBCOMMANDS: [&str; 9] = ["send", "recv", "queue", "ls", "top", "bench", "soak", "completions", "man"];
+const SUBCOMMANDS: &[&str] = &[
+    "send",
+    "recv",
+    "queue",
+    #[cfg(feature = "bridge")]
+    "bridge",
+    "ls",
+    "top",
+    "bench",
+    "soak",
+    "completions",
+    "man",
+];
 
 fn run(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ringpipe")).args(args).output().unwrap()

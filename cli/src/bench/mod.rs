@@ -17,7 +17,7 @@ mod message;
 mod peer;
 mod plot;
 mod report;
-mod size;
+pub(crate) mod size;
 mod traffic;
 mod transport;
 

@@ -1,0 +1,374 @@
+//! A bridge's place on the network: the Zenoh session, the links by their numbers, who else is there, and the desk where strangers are received.
+//!
+//! Keys on the network, where `ID` is that of a bridge:
+//!
+//! - `ringpipe/to/ID`: packets for it.
+//! - `ringpipe/at/ID`: there as long as it can be reached (liveliness). When it comes back, what was lost meanwhile is asked for at once.
+//! - `ringpipe/has/ID/SERVICE`: what it exports, likewise. A service is `pipe/KEY`, `take/KEY` or `put/KEY`.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use zenoh::bytes::ZBytes;
+use zenoh::liveliness::LivelinessToken;
+use zenoh::sample::{Sample, SampleKind};
+use zenoh::{Session, Wait};
+
+use crate::error::BridgeError;
+use crate::link::{Over, Reason, Settings};
+use crate::packet::{Head, Kind, Packet};
+use crate::wire::{Post, Wire, address, lock, wait};
+
+/// Packets that may wait at the desk. More are thrown away: those who have sent them ask again.
+const WAITING: usize = 1024;
+
+/// Something that happened on a bridge.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// The service that it happened to: `pipe/KEY`, `take/KEY` or `put/KEY`.
+    pub service: String,
+    /// What happened.
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum What {
+    /// There is a connection to the far side.
+    Opened,
+    /// A connection has come to its end: all that was sent has arrived, or was not wanted any more.
+    Closed,
+    /// A connection is over for another reason, said in words; local programs see an end of file, or a broken pipe.
+    Broken(String),
+}
+
+impl Event {
+    /// Whether something went wrong.
+    pub fn is_failure(&self) -> bool {
+        matches!(self.what, What::Broken(_))
+    }
+}
+
+impl std::fmt::Display for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.what {
+            What::Opened => write!(f, "{}: connected", self.service),
+            What::Closed => write!(f, "{}: closed", self.service),
+            What::Broken(why) => write!(f, "{}: broken: {why}", self.service),
+        }
+    }
+}
+
+pub(crate) type Report = Box<dyn Fn(&Event) + Send + Sync>;
+type Serve = Arc<dyn Fn(&Arc<Network>, Arc<Wire>) + Send + Sync>;
+
+pub(crate) struct Network {
+    session: Session,
+    id: u128,
+    pub(crate) settings: Settings,
+    /// Bytes of a message, at most.
+    pub(crate) longest: u64,
+    report: Report,
+    wires: Mutex<HashMap<u64, Arc<Wire>>>,
+    exports: Mutex<HashMap<String, Serve>>,
+    /// Who exports what, of those that can be reached.
+    found: Mutex<BTreeSet<(String, u128)>>,
+    found_more: Condvar,
+    /// Of the bridges that export the same, another one is called each time.
+    turn: AtomicU64,
+    tokens: Mutex<Vec<LivelinessToken>>,
+    closing: AtomicBool,
+    /// Held by who has something to bring to its end before the network is left.
+    finishing: Arc<()>,
+}
+
+/// A number that nobody else has drawn.
+fn draw() -> u64 {
+    // Not 0, which is nobody's.
+    RandomState::new().build_hasher().finish().max(1)
+}
+
+impl Network {
+    pub(crate) fn join(
+        config: zenoh::Config,
+        settings: Settings,
+        longest: u64,
+        report: Report,
+    ) -> Result<Arc<Network>, BridgeError> {
+        let session = zenoh::open(config).wait().map_err(BridgeError::Network)?;
+        let id = u128::from_le_bytes(session.zid().to_le_bytes());
+        let network = Arc::new(Network {
+            session,
+            id,
+            settings,
+            longest,
+            report,
+            wires: Mutex::default(),
+            exports: Mutex::default(),
+            found: Mutex::default(),
+            found_more: Condvar::new(),
+            turn: AtomicU64::new(0),
+            tokens: Mutex::default(),
+            closing: AtomicBool::new(false),
+            finishing: Arc::new(()),
+        });
+        let (desk, strangers) = sync_channel(WAITING);
+        network.listen(desk).map_err(BridgeError::Network)?;
+        let served = Arc::downgrade(&network);
+        start("bridge-desk", move || receive_strangers(&served, &strangers))?;
+        Ok(network)
+    }
+
+    fn listen(self: &Arc<Network>, desk: SyncSender<Packet>) -> zenoh::Result<()> {
+        // What lives as long as the session must not keep the network.
+        let network = Arc::downgrade(self);
+        let on_packet = move |sample: Sample| {
+            if let Some(network) = network.upgrade() {
+                network.on_sample(&sample, &desk);
+            }
+        };
+        self.session.declare_subscriber(address(self.id)).callback(on_packet).background().wait()?;
+        let network = Arc::downgrade(self);
+        let on_token = move |sample: Sample| {
+            if let Some(network) = network.upgrade() {
+                network.on_token(&sample);
+            }
+        };
+        let liveliness = self.session.liveliness();
+        for tokens in ["ringpipe/at/*", "ringpipe/has/**"] {
+            liveliness.declare_subscriber(tokens).history(true).callback(on_token.clone()).background().wait()?;
+        }
+        lock(&self.tokens).push(liveliness.declare_token(format!("ringpipe/at/{:x}", self.id)).wait()?);
+        Ok(())
+    }
+
+    fn on_sample(&self, sample: &Sample, desk: &SyncSender<Packet>) {
+        let head = sample.attachment().and_then(|head| Head::decode(&head.to_bytes()));
+        let Some(head) = head else { return };
+        let wire = lock(&self.wires).get(&head.dst).cloned();
+        let packet = Packet { head, payload: sample.payload().clone() };
+        match wire {
+            Some(wire) => wire.on_packet(packet),
+            None => drop(desk.try_send(packet)),
+        }
+    }
+
+    fn on_token(&self, sample: &Sample) {
+        let mut parts = sample.key_expr().as_str().splitn(4, '/').skip(1);
+        let (Some(what), Some(id)) = (parts.next(), parts.next()) else { return };
+        let Ok(id) = u128::from_str_radix(id, 16) else { return };
+        let is_there = sample.kind() == SampleKind::Put;
+        match (what, parts.next()) {
+            ("at", None) if is_there => {
+                let wires: Vec<_> = lock(&self.wires).values().filter(|wire| wire.peer() == id).cloned().collect();
+                wires.iter().for_each(|wire| wire.on_reconnect());
+            }
+            ("has", Some(service)) => {
+                let entry = (service.to_owned(), id);
+                let mut found = lock(&self.found);
+                if is_there {
+                    found.insert(entry)
+                } else {
+                    found.remove(&entry)
+                };
+                self.found_more.notify_all();
+            }
+            _ => {}
+        }
+    }
+
+    /// Serves a service: `serve` is called, in a thread of its own, with each link that was asked for.
+    pub(crate) fn export(&self, service: &str, serve: Serve) -> Result<(), BridgeError> {
+        let taken = || BridgeError::Taken { key: service.split_once('/').map_or(service, |(_, key)| key).to_owned() };
+        {
+            let mut exports = lock(&self.exports);
+            if exports.contains_key(service) {
+                return Err(taken());
+            }
+            exports.insert(service.to_owned(), serve);
+        }
+        let key = format!("ringpipe/has/{:x}/{service}", self.id);
+        let token = self.session.liveliness().declare_token(key).wait().map_err(BridgeError::Network)?;
+        lock(&self.tokens).push(token);
+        Ok(())
+    }
+
+    /// A link to a bridge that exports a service. Waits for one to be there, and to answer, as long as patience goes.
+    pub(crate) fn call(self: &Arc<Network>, service: &str) -> Result<Arc<Wire>, String> {
+        let deadline = Instant::now() + self.settings.patience;
+        let mut found = lock(&self.found);
+        let peer = loop {
+            if self.is_closing() {
+                return Err("the bridge ends".to_owned());
+            }
+            let all: Vec<u128> = found.iter().filter(|(what, _)| what == service).map(|(_, id)| *id).collect();
+            if !all.is_empty() {
+                let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize;
+                break all[turn % all.len()];
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(format!(
+                    "no bridge that exports it was to be reached within {:?}: is it running, and connected?",
+                    self.settings.patience
+                ));
+            }
+            found = wait(&self.found_more, found, left);
+        };
+        drop(found);
+        let request = ZBytes::from(service.as_bytes());
+        let (ours, post) = (draw(), Post::new(&self.session, peer));
+        let wire = Wire::call(self.settings, self.id, ours, request, post, peer);
+        self.add(ours, &wire).map_err(|e| format!("cannot start a thread: {e}"))?;
+        if wire.await_confirmed() {
+            self.report(service, What::Opened);
+            return Ok(wire);
+        }
+        Err(wire.over().map_or_else(|| "it ended".to_owned(), |over| self.explain(over)))
+    }
+
+    fn add(self: &Arc<Network>, ours: u64, wire: &Arc<Wire>) -> std::io::Result<()> {
+        lock(&self.wires).insert(ours, Arc::clone(wire));
+        let (network, pumped) = (Arc::downgrade(self), Arc::clone(wire));
+        start("bridge-pump", move || {
+            pumped.pump();
+            if let Some(network) = network.upgrade() {
+                lock(&network.wires).remove(&ours);
+            }
+        })
+    }
+
+    /// Receives who has no link yet, or no longer.
+    fn on_stranger(self: &Arc<Network>, packet: Packet) {
+        let head = &packet.head;
+        let refuse = |reason: Reason| {
+            let head = Head {
+                kind: Kind::Reset,
+                closed: false,
+                from: self.id,
+                src: head.dst,
+                dst: head.src,
+                offset: 0,
+                ack: 0,
+                limit: 0,
+                ping: 0,
+                pong: 0,
+            };
+            let payload = ZBytes::from(vec![reason as u8]);
+            Post::new(&self.session, packet.head.from).send(Packet { head, payload }, true);
+        };
+        match head.kind {
+            // Never an answer to an answer.
+            Kind::Reset => {}
+            Kind::Segment => refuse(Reason::Unknown),
+            Kind::Open => {
+                let known = lock(&self.wires).values().find(|wire| wire.answers(head)).cloned();
+                if let Some(wire) = known {
+                    return wire.on_packet(packet);
+                }
+                let service = packet.payload.try_to_string().map(|service| service.into_owned()).unwrap_or_default();
+                let Some(serve) = lock(&self.exports).get(&service).cloned() else {
+                    return refuse(Reason::NoListener);
+                };
+                let (ours, post) = (draw(), Post::new(&self.session, head.from));
+                let wire = Wire::answer(self.settings, self.id, ours, head, post);
+                let network = Arc::clone(self);
+                let served = Arc::clone(&wire);
+                let work = move || {
+                    if served.await_confirmed() {
+                        network.report(&service, What::Opened);
+                        serve(&network, served);
+                    }
+                };
+                let started = self.add(ours, &wire).and_then(|()| start("bridge-serve", work));
+                if started.is_err() {
+                    wire.reset(Reason::Failed);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn report(&self, service: &str, what: What) {
+        (self.report)(&Event { service: service.to_owned(), what });
+    }
+
+    /// Says how a link has ended.
+    pub(crate) fn report_end(&self, service: &str, wire: &Wire) {
+        let what = wire.over().map_or(What::Closed, |over| What::Broken(self.explain(over)));
+        self.report(service, what);
+    }
+
+    pub(crate) fn explain(&self, over: Over) -> String {
+        let (side, reason) = match over {
+            Over::Here(reason) => ("this side", reason),
+            Over::There(reason) => ("the far side", reason),
+        };
+        let what = match reason {
+            Reason::Lost => format!("heard nothing for {:?}; it is lost", self.settings.patience),
+            Reason::Unknown => "knows nothing of the connection: it was started again, or has given it up".to_owned(),
+            Reason::Nonsense => "got what no bridge would send".to_owned(),
+            Reason::Ending => "ends its bridge".to_owned(),
+            Reason::NoListener => "has nobody who listens under the name, or exports no such key".to_owned(),
+            Reason::PipeEnd => "was sent a pipe end, which cannot leave its machine".to_owned(),
+            Reason::TooLong => "got a message that is longer than its bridge takes".to_owned(),
+            Reason::Failed => "has a pipe that failed, or has run out of memory".to_owned(),
+        };
+        format!("{side} {what}")
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Waits for so long, or until the bridge is to end.
+    pub(crate) fn pause(&self, time: Duration) {
+        let found = lock(&self.found);
+        if !self.is_closing() {
+            drop(wait(&self.found_more, found, time));
+        }
+    }
+
+    /// No more is begun. Who serves something stops within a moment.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        lock(&self.exports).clear();
+        lock(&self.tokens).clear();
+        self.found_more.notify_all();
+    }
+
+    /// To be held by who has something to bring to its end, once [`is_closing`](Self::is_closing) says so.
+    pub(crate) fn finishing(&self) -> Arc<()> {
+        Arc::clone(&self.finishing)
+    }
+
+    /// Gives all links up, once what has to be finished is, or patience is over; tells so, and leaves the network.
+    pub(crate) fn leave(&self) {
+        let deadline = Instant::now() + self.settings.patience;
+        while Arc::strong_count(&self.finishing) > 1 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let wires: Vec<_> = lock(&self.wires).values().cloned().collect();
+        wires.iter().for_each(|wire| wire.reset(Reason::Ending));
+        // It is of no use to anybody if the session does not close.
+        let _ = self.session.close().wait();
+    }
+}
+
+fn receive_strangers(network: &Weak<Network>, strangers: &Receiver<Packet>) {
+    while let Ok(packet) = strangers.recv() {
+        let Some(network) = network.upgrade() else { return };
+        if !network.is_closing() {
+            network.on_stranger(packet);
+        }
+    }
+}
+
+pub(crate) fn start(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
+}

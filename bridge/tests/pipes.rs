@@ -1,0 +1,215 @@
+//! Pipes between two bridges of this process, which know of each other by the network alone; with a line between them that is cut.
+
+mod support;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ringpipe::{Connection, Listener, RecvError, SendError, connect};
+use support::{LONG, Names, eventually, message, message_of, number_of, two};
+
+/// A local listener at home that is exported, and its name away.
+struct Joined {
+    two: support::Two,
+    names: Names,
+    listener: Listener,
+}
+
+fn joined(patience: Duration) -> Joined {
+    let (two, names) = (two(patience), Names::new());
+    let listener = Listener::bind(names.of("home")).unwrap();
+    two.home.export(names.of("home"), "jobs").unwrap();
+    two.away.import(names.of("away"), "jobs").unwrap();
+    Joined { two, names, listener }
+}
+
+impl Joined {
+    /// A pipe from end to end: the client's end, and the server's.
+    fn pipe(&mut self) -> (Connection, Connection) {
+        let client = connect(self.names.of("away"), LONG).unwrap();
+        let (server, _) = self.listener.accept_timeout(LONG).unwrap();
+        (client, server)
+    }
+}
+
+/// Sends messages up to a number, and closes its end.
+fn send(mut sender: ringpipe::Sender, count: u64) -> thread::JoinHandle<()> {
+    thread::spawn(move || (0..count).for_each(|number| sender.send_bytes(&message(number)).unwrap()))
+}
+
+/// Receives messages until the end of the file, and says how many there were.
+fn receive(mut receiver: ringpipe::Receiver) -> thread::JoinHandle<u64> {
+    thread::spawn(move || {
+        for number in 0.. {
+            match receiver.recv_bytes() {
+                Ok(got) => assert!(got == message(number), "message {number} is wrong: it says {}", number_of(&got)),
+                Err(RecvError::Disconnected) => return number,
+                Err(e) => panic!("after {number} messages: {e}"),
+            }
+        }
+        unreachable!("there is an end")
+    })
+}
+
+#[test]
+fn messages_of_all_sizes_go_both_ways_and_then_the_end_of_the_file() {
+    let mut joined = joined(LONG);
+    for count in [0, 1, 500] {
+        let (client, server) = joined.pipe();
+        let ((there, back), (reply, take)) = (client.split(), server.split());
+        let (sending, replying) = (send(there, count), send(reply, 2 * count));
+        let (taken, answered) = (receive(take), receive(back));
+        sending.join().unwrap();
+        replying.join().unwrap();
+        assert_eq!((taken.join().unwrap(), answered.join().unwrap()), (count, 2 * count));
+    }
+}
+
+#[test]
+fn a_message_longer_than_all_windows_passes() {
+    let mut joined = joined(LONG);
+    let (mut client, mut server) = joined.pipe();
+    let long = message_of(7, 50 << 20);
+    let sent = long.clone();
+    let sending = thread::spawn(move || client.send_bytes(&sent).map(|()| client));
+    assert!(server.recv_bytes().unwrap() == long);
+    let client = sending.join().unwrap().unwrap();
+    drop(client);
+    assert!(matches!(server.recv_bytes(), Err(RecvError::Disconnected)));
+}
+
+#[test]
+fn each_client_has_a_pipe_of_its_own() {
+    let mut joined = joined(LONG);
+    let mut pipes: Vec<_> = (0..8).map(|_| joined.pipe()).collect();
+    for (number, (client, _)) in pipes.iter_mut().enumerate() {
+        client.send_bytes(&[number as u8]).unwrap();
+    }
+    // The order in which they were accepted is not that in which they connected.
+    let mut got: Vec<_> = pipes.iter_mut().map(|(_, server)| server.recv_bytes().unwrap()).collect();
+    got.sort();
+    assert_eq!(got, (0..8).map(|number| vec![number]).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_slow_reader_stops_the_sender_and_memory_is_bounded() {
+    let mut joined = joined(LONG);
+    let (mut client, mut server) = joined.pipe();
+    let (size, mut sent) = (64 << 10, 0_u64);
+    while client.sender_mut().send_bytes_timeout(&message_of(sent, size), Duration::from_secs(3)).is_ok() {
+        sent += 1;
+    }
+    // Rings of 1 MiB and 256 KiB, two windows of 4 MiB, and a few segments in hand.
+    let bytes = sent * size as u64;
+    assert!((1 << 20..12 << 20).contains(&bytes), "{bytes} bytes were taken before the sender was stopped");
+    for number in 0..sent {
+        assert!(server.recv_bytes_timeout(LONG).unwrap() == message_of(number, size));
+    }
+    client.send_bytes(b"on it goes").unwrap();
+    assert_eq!(server.recv_bytes_timeout(LONG).unwrap(), b"on it goes");
+}
+
+#[test]
+fn a_reader_that_goes_away_breaks_the_pipe_for_the_sender() {
+    let mut joined = joined(LONG);
+    let (mut client, server) = joined.pipe();
+    client.send_bytes(b"something").unwrap();
+    drop(server);
+    eventually("the sender is told", || matches!(client.send_bytes(b"more"), Err(SendError::Disconnected)));
+    assert!(matches!(client.recv_bytes(), Err(RecvError::Disconnected)));
+}
+
+#[test]
+fn a_pipe_end_is_refused_and_what_was_before_it_arrives() {
+    let mut joined = joined(LONG);
+    let (mut client, mut server) = joined.pipe();
+    client.send_bytes(b"before").unwrap();
+    let (end, _other) = ringpipe::simplex().unwrap();
+    client.send_end(end).unwrap();
+    assert_eq!(server.recv_bytes_timeout(LONG).unwrap(), b"before");
+    assert!(matches!(server.recv_bytes_timeout(LONG), Err(RecvError::Disconnected)));
+    eventually("the sender is told", || client.send_bytes(b"more").is_err());
+}
+
+#[test]
+fn a_message_that_is_longer_than_allowed_breaks_its_pipe_after_what_was_before_it() {
+    let (names, behind) = (Names::new(), support::port());
+    let mut listener = Listener::bind(names.of("home")).unwrap();
+    let home = support::builder("home").longest(1 << 20).listen(support::endpoint(behind)).open().unwrap();
+    home.export(names.of("home"), "jobs").unwrap();
+    let away = support::builder("away").longest(1 << 20).connect(support::endpoint(behind)).open().unwrap();
+    away.import(names.of("away"), "jobs").unwrap();
+    let mut client: Connection = connect(names.of("away"), LONG).unwrap();
+    let (mut server, _) = listener.accept_timeout(LONG).unwrap();
+    client.send_bytes(&message_of(1, 1 << 20)).unwrap();
+    assert!(server.recv_bytes_timeout(LONG).unwrap() == message_of(1, 1 << 20));
+    // It may break while it is being sent.
+    let _ = client.send_bytes(&message_of(2, (1 << 20) + 1));
+    assert!(matches!(server.recv_bytes_timeout(LONG), Err(RecvError::Disconnected)));
+    eventually("the sender is told", || client.send_bytes(b"more").is_err());
+}
+
+#[test]
+fn cuts_of_the_line_lose_nothing_and_double_nothing() {
+    let mut joined = joined(LONG);
+    let (client, server) = joined.pipe();
+    let ((there, back), (reply, take)) = (client.split(), server.split());
+    let (sending, replying) = (send(there, 3000), send(reply, 3000));
+    let (taken, answered) = (receive(take), receive(back));
+    for pause in [1, 10, 200, 1500] {
+        thread::sleep(Duration::from_millis(300));
+        joined.two.line.cut();
+        thread::sleep(Duration::from_millis(pause));
+        joined.two.line.join();
+    }
+    sending.join().unwrap();
+    replying.join().unwrap();
+    assert_eq!((taken.join().unwrap(), answered.join().unwrap()), (3000, 3000));
+}
+
+#[test]
+fn a_line_that_stays_cut_ends_the_pipe_on_both_sides_after_what_had_arrived() {
+    let patience = Duration::from_secs(2);
+    let mut joined = joined(patience);
+    let (mut client, mut server) = joined.pipe();
+    client.send_bytes(b"before").unwrap();
+    eventually("it has arrived", || server.receiver().has_something());
+    joined.two.line.cut();
+    let cut = Instant::now();
+    // Taken, since there is room; what becomes of it nobody can know.
+    client.send_bytes(b"after").unwrap();
+    assert_eq!(server.recv_bytes().unwrap(), b"before");
+    assert!(matches!(server.recv_bytes_timeout(LONG), Err(RecvError::Disconnected)));
+    assert!(matches!(client.recv_bytes_timeout(LONG), Err(RecvError::Disconnected)));
+    let took = cut.elapsed();
+    assert!(took >= patience / 2, "given up after {took:?}");
+    eventually("the sender is told", || matches!(client.send_bytes(b"more"), Err(SendError::Disconnected)));
+    // And with the next pipe, all is well.
+    joined.two.line.join();
+    let (mut client, mut server) = joined.pipe();
+    client.send_bytes(b"again").unwrap();
+    assert_eq!(server.recv_bytes_timeout(LONG).unwrap(), b"again");
+}
+
+#[test]
+fn a_client_of_a_name_that_nobody_exports_gets_an_end_of_file() {
+    let (two, names) = (two(Duration::from_secs(1)), Names::new());
+    two.away.import(names.of("away"), "nothing").unwrap();
+    let mut client: Connection = connect(names.of("away"), LONG).unwrap();
+    assert!(matches!(client.recv_bytes_timeout(LONG), Err(RecvError::Disconnected)));
+}
+
+#[test]
+fn a_bridge_that_ends_takes_its_names_along_and_tells_the_other() {
+    let mut joined = joined(LONG);
+    let (mut client, mut server) = joined.pipe();
+    client.send_bytes(b"before").unwrap();
+    assert_eq!(server.recv_bytes_timeout(LONG).unwrap(), b"before");
+    let Joined { two, names, listener: _listener } = joined;
+    drop(two.away);
+    let told = Instant::now();
+    assert!(matches!(server.recv_bytes_timeout(LONG), Err(RecvError::Disconnected)));
+    assert!(told.elapsed() < LONG / 2, "it was told, and did not have to be missed");
+    assert!(matches!(client.recv_bytes_timeout(LONG), Err(RecvError::Disconnected)));
+    eventually("the name is gone", || !names.of("away").exists());
+}

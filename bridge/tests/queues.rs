@@ -1,0 +1,241 @@
+//! Work queues over bridges: one home, and other hosts that take from it or put into it. All bridges are of this process; what is killed is in `kills.rs`.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ringpipe::mpmc::{Listener, Receiver, Sender};
+use ringpipe::{RecvError, SendError, connect};
+use ringpipe_bridge::{Bridge, Direction, Doubt};
+use support::{LONG, Line, Names, builder, endpoint, eventually, message, message_of, number_of, port};
+
+/// A queue at home, kept by a thread until it is told to stop.
+struct Queue {
+    sender: Sender,
+    receiver: Receiver,
+    stop: std::sync::mpsc::Sender<()>,
+    keeper: thread::JoinHandle<()>,
+}
+
+fn queue(names: &Names) -> Queue {
+    let mut listener = Listener::bind(names.of("home")).unwrap();
+    let (sender, receiver) = (listener.sender().clone(), listener.receiver().clone());
+    let (stop, stopped) = std::sync::mpsc::channel();
+    let keeper = thread::spawn(move || {
+        while stopped.try_recv().is_err() {
+            let _ = listener.accept_timeout(Duration::from_millis(20));
+        }
+    });
+    Queue { sender, receiver, stop, keeper }
+}
+
+impl Queue {
+    /// No more will come: the end of the file, for whoever has taken everything.
+    fn end(self) {
+        self.stop.send(()).unwrap();
+        self.keeper.join().unwrap();
+    }
+}
+
+/// Hosts that are joined to the queue at home under the name `away-NUMBER`, each by a line of its own.
+fn hosts(
+    names: &Names,
+    count: usize,
+    direction: Direction,
+    doubt: Doubt,
+    ahead: Option<usize>,
+) -> (Bridge, Vec<(Bridge, Line)>) {
+    let behind = port();
+    let patience = Duration::from_secs(3);
+    let home = builder("home").patience(patience).listen(endpoint(behind)).open().unwrap();
+    home.export_queue(names.of("home"), "jobs", direction, doubt).unwrap();
+    let hosts = (0..count)
+        .map(|number| {
+            let line = Line::to(behind);
+            let bridge = builder("away").patience(patience).connect(endpoint(line.port)).open().unwrap();
+            bridge.import_queue(names.of(&format!("away-{number}")), "jobs", direction, ahead).unwrap();
+            (bridge, line)
+        })
+        .collect();
+    (home, hosts)
+}
+
+fn worker(names: &Names, host: usize) -> Receiver {
+    connect(names.of(&format!("away-{host}")), LONG).unwrap()
+}
+
+#[test]
+fn workers_of_three_hosts_take_each_message_once_and_then_the_end_of_the_file() {
+    const COUNT: u64 = 600;
+    let names = Names::new();
+    let queue = queue(&names);
+    let (_home, _hosts) = hosts(&names, 3, Direction::Take, Doubt::Lose, None);
+    let done = Mutex::new(BTreeMap::<u64, (u32, [u32; 3])>::new());
+    thread::scope(|scope| {
+        for number in 0..6 {
+            let (worker, done) = (worker(&names, number / 2), &done);
+            scope.spawn(move || {
+                loop {
+                    match worker.recv_bytes_timeout(LONG) {
+                        Ok(got) => {
+                            assert!(got == message(number_of(&got)), "a wrong message");
+                            let mut done = done.lock().unwrap();
+                            let (times, by) = done.entry(number_of(&got)).or_default();
+                            (*times, by[number / 2]) = (*times + 1, by[number / 2] + 1);
+                        }
+                        Err(RecvError::Disconnected) => return,
+                        Err(e) => panic!("{e}"),
+                    }
+                    // Some work, or one host does it all.
+                    thread::sleep(Duration::from_millis(1));
+                }
+            });
+        }
+        (0..COUNT).for_each(|number| queue.sender.send_bytes(&message(number)).unwrap());
+        queue.end();
+    });
+    let done = done.into_inner().unwrap();
+    assert_eq!(done.len() as u64, COUNT);
+    assert!(done.values().all(|(times, _)| *times == 1), "some came twice");
+    for host in 0..3 {
+        let count: u32 = done.values().map(|(_, by)| by[host]).sum();
+        assert!(count > 0, "host {host} got nothing");
+    }
+}
+
+#[test]
+fn a_host_gets_what_its_workers_have_asked_for_and_no_more() {
+    let names = Names::new();
+    let queue = queue(&names);
+    let (_home, _hosts) = hosts(&names, 2, Direction::Take, Doubt::Lose, None);
+    (0..100).for_each(|number| queue.sender.send_bytes(&message_of(number, 100)).unwrap());
+    // Nobody has joined.
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(queue.receiver.len(), 100);
+    // Three who take nothing: one message for each lies ready.
+    let workers = [(); 3].map(|()| worker(&names, 0));
+    eventually("three are ready", || queue.receiver.len() == 97);
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(queue.receiver.len(), 97);
+    // They take five, so that five more come.
+    (0..5).for_each(|_| drop(workers[0].recv_bytes_timeout(LONG).unwrap()));
+    eventually("five have followed", || queue.receiver.len() == 92);
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(queue.receiver.len(), 92);
+}
+
+#[test]
+fn what_nobody_has_taken_goes_back_when_the_bridge_ends() {
+    let names = Names::new();
+    let queue = queue(&names);
+    let (_home, mut hosts) = hosts(&names, 1, Direction::Take, Doubt::Lose, Some(10));
+    (0..30).for_each(|number| queue.sender.send_bytes(&message_of(number, 100)).unwrap());
+    let worker = worker(&names, 0);
+    eventually("ten are ready", || queue.receiver.len() == 20);
+    let taken = number_of(&worker.recv_bytes_timeout(LONG).unwrap());
+    assert_eq!(taken, 0);
+    hosts.clear();
+    eventually("all that nobody has taken is back", || queue.receiver.len() == 29);
+    let mut left: Vec<u64> = (0..29).map(|_| number_of(&queue.receiver.recv_bytes().unwrap())).collect();
+    left.sort_unstable();
+    assert_eq!(left, (1..30).collect::<Vec<_>>());
+    assert!(matches!(worker.recv_bytes_timeout(LONG), Err(RecvError::Disconnected)));
+}
+
+/// A host is cut off for good with ten messages ready, of which one is taken. What is at home then, of thirty.
+fn left_after_a_host_is_lost(doubt: Doubt) -> usize {
+    let names = Names::new();
+    let queue = queue(&names);
+    let (_home, hosts) = hosts(&names, 1, Direction::Take, doubt, Some(10));
+    (0..30).for_each(|number| queue.sender.send_bytes(&message_of(number, 100)).unwrap());
+    let worker = worker(&names, 0);
+    eventually("ten are ready", || queue.receiver.len() == 20);
+    worker.recv_bytes_timeout(LONG).unwrap();
+    eventually("an eleventh has followed", || queue.receiver.len() == 19);
+    hosts[0].1.cut();
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(6) && queue.receiver.len() == 19 {
+        thread::sleep(Duration::from_millis(20));
+    }
+    thread::sleep(Duration::from_millis(300));
+    queue.receiver.len()
+}
+
+#[test]
+fn what_a_lost_host_had_ready_counts_as_taken() {
+    assert_eq!(left_after_a_host_is_lost(Doubt::Lose), 19);
+}
+
+#[test]
+fn what_a_lost_host_had_ready_goes_to_others_if_that_is_asked_for() {
+    assert_eq!(left_after_a_host_is_lost(Doubt::Repeat), 29);
+}
+
+#[test]
+fn cuts_lose_nothing_and_double_nothing() {
+    const COUNT: u64 = 400;
+    let names = Names::new();
+    let queue = queue(&names);
+    let (_home, hosts) = hosts(&names, 2, Direction::Take, Doubt::Lose, Some(4));
+    let done = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for host in 0..2 {
+            let (worker, done) = (worker(&names, host), &done);
+            scope.spawn(move || {
+                while let Ok(got) = worker.recv_bytes_timeout(LONG) {
+                    assert!(got == message(number_of(&got)), "a wrong message");
+                    done.lock().unwrap().push(number_of(&got));
+                    thread::sleep(Duration::from_millis(3));
+                }
+            });
+        }
+        (0..COUNT).for_each(|number| queue.sender.send_bytes(&message(number)).unwrap());
+        for turn in 0..6 {
+            thread::sleep(Duration::from_millis(150));
+            hosts[turn % 2].1.cut();
+            thread::sleep(Duration::from_millis([5, 600][turn / 2 % 2]));
+            hosts[turn % 2].1.join();
+        }
+        queue.end();
+    });
+    let mut done = done.into_inner().unwrap();
+    done.sort_unstable();
+    assert_eq!(done, (0..COUNT).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_other_hosts_send_comes_home() {
+    const COUNT: u64 = 300;
+    let names = Names::new();
+    let queue = queue(&names);
+    let (_home, hosts) = hosts(&names, 2, Direction::Put, Doubt::Lose, None);
+    thread::scope(|scope| {
+        for host in 0..2 {
+            let sender: Sender = connect(names.of(&format!("away-{host}")), LONG).unwrap();
+            scope.spawn(move || {
+                (0..COUNT).for_each(|number| sender.send_bytes(&message(2 * number + host)).unwrap());
+            });
+        }
+        let mut next = [0, 1];
+        for turn in 0..2 * COUNT {
+            if turn == COUNT {
+                hosts[0].1.cut();
+                hosts[0].1.join();
+            }
+            let got = queue.receiver.recv_bytes_timeout(LONG).unwrap();
+            let number = number_of(&got);
+            assert!(got == message(number), "a wrong message");
+            let host = (number % 2) as usize;
+            assert_eq!(number, next[host], "those of one host come in order");
+            next[host] += 2;
+        }
+        assert_eq!(next, [2 * COUNT, 2 * COUNT + 1]);
+    });
+    // And when nobody is at home any more, senders are told.
+    let sender: Sender = connect(names.of("away-0"), LONG).unwrap();
+    queue.end();
+    eventually("a broken pipe", || matches!(sender.try_send_bytes(b"more"), Err(SendError::Disconnected)));
+}
