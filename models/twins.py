@@ -38,7 +38,7 @@ TWINS = [
     ("the header before the zero behind it", SPSC, f"{ZERO_STORE}\n        {HEADER_STORE}", f"{HEADER_STORE}\n        {ZERO_STORE}", "ring-publication"),
     # --- space
     ("C2 relaxed", SPSC, "store(next, Ordering::Release); // C2", "store(next, Ordering::Relaxed); // C2", "ring-space"),
-    ("P2 relaxed", SPSC, "self.head().load(Ordering::Acquire)", "self.head().load(Ordering::Relaxed)", "ring-space"),
+    ("P2 relaxed", SPSC, "self.head().load(Ordering::Acquire).wrapping_add(capacity); // P2", "self.head().load(Ordering::Relaxed).wrapping_add(capacity); // P2", "ring-space"),
     ("no spare behind a record", SPSC, "self.has_room(tail, record + SPARE).then_some(Claim { tail, offset })", "self.has_room(tail, record).then_some(Claim { tail, offset })", "ring-space"),
     ("padding without room", SPSC, "if !self.has_room(tail, rest + SPARE) {", "if !self.has_room(tail, rest.min(8)) {", "ring-padding"),
     ("released before it is copied out", RECEIVER, """        unsafe {
@@ -76,27 +76,19 @@ TWINS = [
         sys::futex_wake_all(seat);
         seat.fetch_and(!ASLEEP, Ordering::SeqCst);
     }""", "pipe-sender-waits"),
-    ("the receiver does not say that there is room", RECEIVER, "        self.waiter.notify();\n        self.waiter.bell.settle", "        self.waiter.bell.settle", "pipe-sender-waits"),
+    ("the receiver does not say that there is room", RECEIVER, "        self.waiter.notify(|| true);\n        self.waiter.bell.settle", "        self.waiter.bell.settle", "pipe-sender-waits"),
     # --- the bell
-    ("arming does not look again", BELL, """        if ready() {
-            return true;
-        }
-        // Bytes""", "        // Bytes", "pipe-watched-bell"),
+    ("arming does not look again", BELL, "let seen = ready();", "let seen = false;", "pipe-watched-bell"),
     ("arming removes bytes of its own generation", BELL, "byte & CARRIES == 0 && is_stale(byte, current)", "byte & CARRIES == 0", "pipe-watched-bell"),
-    ("arming stays in its generation", BELL, "let next = word.wrapping_add(GENERATION) & !RINGING | ARMED;", "let next = word & !RINGING | ARMED;", "pipe-watched-bell"),
-    ("a claim whatever the generation", BELL, """            if seat.compare_exchange(word, claimed, Ordering::SeqCst, Ordering::Relaxed).is_err() {
-                continue;
-            }
-""", """            seat.fetch_and(!ARMED, Ordering::SeqCst);
-            seat.fetch_or(RINGING, Ordering::SeqCst);
-""", "pipe-settled-bell"),
+    ("arming stays in its generation", BELL, "word.wrapping_add(GENERATION) & !(ARMED | RINGING)", "word & !(ARMED | RINGING)", "pipe-watched-bell"),
+    ("a claim whatever the generation", BELL, "            if seat.compare_exchange(word, claimed, Ordering::SeqCst, Ordering::Relaxed).is_ok() {\n                // If", "            seat.fetch_and(!ARMED, Ordering::SeqCst);\n            seat.fetch_or(RINGING, Ordering::SeqCst);\n            {\n                // If", "pipe-settled-bell"),
     ("ringing for what has been received", BELL, "|| !is_left() {", "|| { let _ = &is_left; false } {", "pipe-settled-bell"),
     ("R1 relaxed", BELL, "seat.load(Ordering::Acquire); // R1", "seat.load(Ordering::Relaxed); // R1", "pipe-settled-bell"),
-    ("who is ringing is not waited for", BELL, "        self.hear_out();\n        self.move_on", "        self.move_on", "pipe-settled-bell"),
-    ("a silent bell is settled without a new generation", BELL, "Some(current) => self.finish_arming(current, &mut ready),", "Some(current) => current == 0,", "pipe-settled-bell"),
-    ("settled in the same generation", BELL, "match self.move_on(|word| word & (ARMED | RINGING) == ARMED) {", "let word = self.seats.mine().load(Ordering::Relaxed);\n        match (word & (ARMED | RINGING) == ARMED).then(|| token(word)) {", "pipe-settled-bell"),
+    ("who is ringing is not waited for", BELL, "let heard = self.hear_out();", "let heard = self.seats.mine().load(Ordering::Relaxed) | RINGING;", "pipe-settled-bell"),
+    ("a claim after that is overlooked", BELL, "self.arm_from(|word| word & RINGING == 0 || heard & RINGING != 0 && same(word), &mut ready)", "self.arm_from(|word| same(word) || true, &mut ready)", "pipe-settled-bell"),
+    ("a silent bell is settled without a new generation", BELL, "            let heard = self.hear_out();", "            if self.is_armed() {\n                return;\n            }\n            let heard = self.hear_out();", "pipe-settled-bell"),
     ("ringing without a byte", BELL, "let full = !sys::send_token(self.fd(), token(claimed));", "let full = false;", "pipe-one-message"),
-    ("a full bell is silenced without another look", BELL, "        // Somebody may have found the bell full since.\n        ready()", "        false", "pipe-one-message"),
+    ("a full bell is silenced without another look", BELL, "        seen || ready()", "        seen", "pipe-one-message"),
     ("who was killed while they rang is believed to go on", BELL, "if word & (ARMED | RINGING) == 0 ||", "if word & ARMED == 0 ||", "pipe-copy-goes-on"),
     ("ringing is not looked for after a message", WAIT, "const ATTENTION: u32 = ASLEEP | ARMED | STRONG | RINGING;", "const ATTENTION: u32 = ASLEEP | ARMED | STRONG;", "pipe-copy-goes-on"),
     ("W1 removed where many are waited for", SELECT, "if !sys::heavy_barrier() {", "if false {", "pipe-two-waited-for"),
@@ -114,7 +106,7 @@ TWINS = [
     ("hanging up is kept to oneself", WAIT, "        if replaced {\n            leave(&self.bell.seats);\n        }\n", "", "pipe-receiver-hangs-up"),
     # --- long messages
     ("a message cut short is given out", RECEIVER, "while assembly.missing() > 0 {\n            let record", "while assembly.missing() > 24 {\n            let record", "pipe-long-message"),
-    ("the end of a cut message is silent", RECEIVER, "_ => return Err(RecvError::Cut),", "_ => return Ok(Some(assembly.finish().map_or_else(Received::Buffered, Received::Owned))),", "pipe-long-message-killed"),
+    ("the end of a cut message is silent", RECEIVER, "and another goes on.\n                _ => return Err(RecvError::Cut),", "and another goes on.\n                _ => return Ok(Some(assembly.finish().map_or_else(Received::Buffered, Received::Owned))),", "pipe-long-message-killed"),
     ("a time-out inside a message takes nothing back", SENDER, "        self.writer.abort();\n", "", "pipe-long-message-taken-back"),
     # --- ends carried over the bell
     ("the record before its descriptors", SENDER, """        self.waiter.bell.carry(id, fds, deadline)""", """        self.finish(claim, Kind::End, frame.len());
@@ -169,7 +161,7 @@ TWINS = [
     ("N2 removed for messages", CROWD, "fence(Ordering::SeqCst); // N2\n        let seat = self.theirs();\n        if seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {\n            // The bell", "let seat = self.theirs();\n        if seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {\n            // The bell", "crowd-sleepers"),
     ("N2 removed for room", CROWD, "fence(Ordering::SeqCst); // N2\n        let seat = self.theirs();\n        if seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {\n            let (now", "let seat = self.theirs();\n        if seat.sleepers.load(Ordering::Relaxed) & ASLEEP != 0 {\n            let (now", "crowd-room"),
     ("W1 removed where one leads", BELL, "self.seats.barrier(); // W1", "", "crowd-sleepers"),
-    ("no wake-up after a message", MANY_SENDER, "self.side.crowd.notify();", "", "many-two-sleepers"),
+    ("no wake-up after a message", MANY_SENDER, "self.side.crowd.notify(|| ForMessage(&self.side).look() != Sight::Nothing);", "", "many-two-sleepers"),
     ("no wake-up for room", MANY_RECEIVER, "side.crowd.notify_room(|| side.ring.taken() >= side.ring.capacity() / 4);", "", "many-waits-for-room"),
     ("who leaves the lead passes it on to nobody", CROWD, "        self.leave_nobody_without_a_leader();\n", "", "crowd-room-for-three"),
     ("who follows does not look whether anybody leads", CROWD, "if long && leader(self.mine().leader.load(Ordering::Relaxed)).is_none() {", "if false {", "many-sender-killed"),

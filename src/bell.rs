@@ -5,10 +5,10 @@
 //! 32-bit word:
 //!
 //! ```text
-//! 31                       8 7   5     4         3        2        1       0
-//! +-------------------------+-----+---------+----------+--------+-------+--------+
-//! | generation of the bell  |     | RINGING | DEPARTED | STRONG | ARMED | ASLEEP |
-//! +-------------------------+-----+---------+----------+--------+-------+--------+
+//! 31                       8 7  6     5        4         3        2        1       0
+//! +-------------------------+----+--------+---------+----------+--------+-------+--------+
+//! | generation of the bell  |    | ARMING | RINGING | DEPARTED | STRONG | ARMED | ASLEEP |
+//! +-------------------------+----+--------+---------+----------+--------+-------+--------+
 //! ```
 //!
 //! | bit | meaning | set by | cleared by |
@@ -18,6 +18,7 @@
 //! | `STRONG` | somebody here cannot use `membarrier`: fence by yourself | anybody | nobody |
 //! | `DEPARTED` | a copy of the end that waits here was closed: ask the kernel | who leaves | who asked |
 //! | `RINGING` | somebody is about to send the bell a byte of this generation | who rings | they, or who moves on to the next generation |
+//! | `ARMING` | somebody may take bytes out of the bell, and nobody else | who arms | they |
 //!
 //! # Publish-then-look, set-then-look
 //!
@@ -40,34 +41,34 @@
 //!
 //! - L1: B or A. (If there is no byte, the next publication rings.)
 //! - L2: if the ring is not empty, B.
-//! - L3: if the ring is empty, and has been settled since it was received from, not B.
+//! - L3: if the ring is empty, and the bell was settled after the last receive, not B.
 //!
-//! Ringing: claim the bell (clear `ARMED`, set `RINGING`), send a byte that carries the generation, clear `RINGING`. The claim, and
-//! the end of it, are compare-exchanges that fail if the generation has moved on; then start over. Arming: wait while `RINGING` is set, move to the next generation with `ARMED`
-//! set and `RINGING` clear, barrier, look
-//! at the ring; *only if it is empty* remove the bytes of earlier generations. A byte of the current generation was sent
-//! after the ring was found empty, so it stands for something and stays. L2 holds: whoever publishes after that look
-//! sees `ARMED` in this generation or a later one, and rings. A ringer that was killed after its claim leaves `RINGING` set, which counts as
-//! `ARMED`: whoever publishes next claims the bell for the next generation. The byte may be missing by then, if a copy of its end
-//! lives on: the ring is unannounced until the next message or the end of the current park. If the bell is full (it is
-//! not while it is armed, unless somebody has stuffed it; pipe ends that nobody has received fill it otherwise), the ringer arms it again,
-//! and whoever silences it looks at the ring once more.
+//! *Ringing*: claim the bell (clear `ARMED`, set `RINGING`), send a byte that carries the generation, clear `RINGING` if the generation is still the same.
 //!
-//! L3 is for who watches the bell from outside, and is not to be told of a message that has been received. A ringer finds its message still
-//! in the ring between its look at the seat and its claim, or leaves it. Settling, which follows each receive, finds the ring empty and
-//! arms. A claim that came before, it has waited for, and removes its byte. One
-//! of a ringer that looked at the seat before, and has not claimed yet, fails. And who looks at the seat later sees by it what was received (R1), finds the ring
-//! empty, and does not ring. Where `ARMED` is set already, it stays so all the time, and no barrier is needed. A ringer that
-//! was killed is waited for until it counts as dead, once; one that only was stopped for so long rings for nothing, as does one that takes back
-//! a long message.
+//! *Arming*: move to the next generation with `ARMED` set and `RINGING` clear, barrier, look at the ring; *only if it is empty* remove the bytes of earlier
+//! generations. One at a time (`ARMING`), in whatever thread or process: bytes are looked at and then taken, and two who do that at once would take each other's.
+//! Whoever finds somebody at it leaves the bell as it is, of which L1 and L2 are true; one that was killed counts as dead after [`LEASE`]. A byte of the current generation was sent after the ring was found empty, so it stands for something and stays. L2 holds: whoever publishes after
+//! that look sees `ARMED` in this generation or a later one, and rings; and a claim that was made before it comes after a publication that the look has seen.
+//!
+//! *Death*: a ringer that was killed leaves `RINGING` set, which counts as `ARMED`: whoever publishes next waits for it for a moment, and then claims
+//! the bell for the next generation. The byte may be missing by then, if a copy of its end lives on: the ring is unannounced until the next
+//! message or the end of the current park. If the bell is full (it is not while it is armed, unless somebody has stuffed it; pipe ends that nobody has
+//! received fill it otherwise), the ringer arms it again, and whoever silences it looks at the ring once more.
+//!
+//! *Settling* (L3) is for who watches the bell from outside, and is not to be told of a message that has been received. A ringer finds its message still in the ring
+//! between its look at the seat and its claim, or leaves it. Settling, which follows each receive, finds the ring empty, waits while
+//! somebody is ringing and the byte has not come, and arms. A claim that came before that, it has waited for, and removes its byte. One of a ringer that
+//! looked at the seat before, and has not claimed yet, fails. And who looks at the seat later sees by it what was received (R1), finds
+//! the ring empty, and does not ring. Where `ARMED` is set already, it stays so all the time, and no barrier is needed. For nothing rings, all the same,
+//! a ringer that was stopped for so long that it was taken for dead, one of several senders that ring at the same time, and one that takes back a long message.
 //!
 //! Bytes that carry descriptors are not removed by arming: they stay for the record that announces them, which is
 //! published after them. If its sender was killed in between, they stay until the next such record, and a waiter whose bell
 //! they keep ringing sleeps on the futex instead of spinning round `ppoll`. So does one that may not poll. Who misses descriptors (a copy
 //! of its end was killed when it had taken them) leaves the bell as it is, since what it holds stands for what else is in the ring.
 //!
-//! A sender's bell tells the outside nothing but the receiver's death, so there L1 and L2 hold only while it is parked, and nobody asks whether room is
-//! still of use.
+//! A sender's bell tells the outside nothing but the receiver's death, so there L1 and L2 hold only while it is parked, nobody asks whether room is
+//! still of use, and whoever leaves a park moves on to a generation that is not armed.
 //!
 //! # Life and death
 //!
@@ -77,7 +78,7 @@
 
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use crate::deadline::Deadline;
 use crate::sync::{AsFd, AtomicU32, BorrowedFd, HEAR_OUT, Ordering, OwnedFd, spin_loop};
@@ -88,6 +89,7 @@ pub(crate) const ARMED: u32 = 2;
 pub(crate) const STRONG: u32 = 4;
 const DEPARTED: u32 = 8;
 pub(crate) const RINGING: u32 = 16;
+const ARMING: u32 = 32;
 const GENERATION: u32 = 1 << 8;
 
 /// The bit of a bell byte that says that descriptors came with it.
@@ -103,6 +105,12 @@ const RING_TRIES: usize = 64;
 /// How often whoever is ringing is waited for, beyond the time in which they have done so unless they were stopped, and for how many nanoseconds each.
 const NAPS: u32 = 256;
 const NAP: u64 = 50_000;
+/// How often settling starts over when somebody comes in between.
+const SETTLE_TRIES: u32 = 4;
+/// Nanoseconds until somebody is waited for like that again after it was in vain: a peer must not hold up every call.
+const IMPATIENCE: u64 = 1_000_000_000;
+/// For how many nanoseconds somebody has to have been arming, to one who looks now and then, to count as dead.
+const LEASE: u64 = 100_000_000;
 
 /// A seat that starts out with an empty bell: the first publication rings.
 pub(crate) fn arm_fresh(seat: &AtomicU32) {
@@ -117,8 +125,10 @@ pub(crate) struct Bell {
     gone: AtomicBool,
     /// Somebody watches the bell from outside, so it is kept silent while there is nothing to receive.
     watched: AtomicBool,
-    /// Somebody was ringing for so long that they were taken for dead. Nobody is waited for like that again: a peer must not hold up every call.
-    impatient: AtomicBool,
+    /// From when on somebody who is ringing is waited for.
+    patient_from: AtomicU64,
+    /// Since when somebody else has been arming, or 0.
+    busy_since: AtomicU64,
     fd: OwnedFd,
 }
 
@@ -169,8 +179,24 @@ impl Seats {
     }
 }
 
+/// How arming went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Armed {
+    /// There is something in the ring.
+    Ready,
+    /// There is nothing, and the next publication rings.
+    Silent,
+    /// There is nothing, and the next publication rings, or the bell does already: somebody else is at it.
+    ByAnother,
+}
+
 fn token(word: u32) -> u8 {
     (word / GENERATION) as u8 & !CARRIES
+}
+
+/// The seat in its next generation, not armed, with nobody ringing.
+fn next_generation(word: u32) -> u32 {
+    word.wrapping_add(GENERATION) & !(ARMED | RINGING)
 }
 
 /// Whether a bell byte is of a generation before `current`. Later ones exist where several copies of an end arm at
@@ -192,7 +218,8 @@ impl Bell {
             seats,
             gone: AtomicBool::new(false),
             watched: AtomicBool::new(false),
-            impatient: AtomicBool::new(false),
+            patient_from: AtomicU64::new(0),
+            busy_since: AtomicU64::new(0),
             fd,
         }
     }
@@ -224,43 +251,65 @@ impl Bell {
             if word & (ARMED | RINGING) == 0 || !is_left() {
                 return;
             }
-            // Whoever is at it may be dead, and has to have a generation to themselves.
-            let next = if word & RINGING == 0 { word } else { word.wrapping_add(GENERATION) };
-            let claimed = next & !ARMED | RINGING;
-            if seat.compare_exchange(word, claimed, Ordering::SeqCst, Ordering::Relaxed).is_err() {
-                continue;
+            let mut next = word;
+            if word & RINGING != 0 {
+                // Another sender, whose byte will do; or somebody who is dead, or as good as that.
+                let same = |now: u32| (now ^ word) & (RINGING | !(GENERATION - 1)) == 0;
+                if !(0..HEAR_OUT).all(|_| {
+                    spin_loop();
+                    same(seat.load(Ordering::Relaxed))
+                }) {
+                    continue;
+                }
+                next = word.wrapping_add(GENERATION);
             }
-            // If the bell is full, it rings already, and who silences it looks at the ring after that.
-            let full = !sys::send_token(self.fd(), token(claimed));
-            if self.end_ringing(claimed / GENERATION, if full { ARMED } else { 0 }) || full {
+            let claimed = next & !ARMED | RINGING;
+            if seat.compare_exchange(word, claimed, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+                // If the bell is full, it rings already, and who silences it looks at the ring after that.
+                let full = !sys::send_token(self.fd(), token(claimed));
+                self.end_ringing(claimed / GENERATION, if full { ARMED } else { 0 });
                 return;
             }
         }
     }
 
-    /// Gives the bell back with these bits set. False if it has moved on to another generation.
-    fn end_ringing(&self, generation: u32, bits: u32) -> bool {
+    /// Gives the bell back with these bits set, unless it has moved on to another generation.
+    fn end_ringing(&self, generation: u32, bits: u32) {
         let seat = self.seats.theirs();
         let mut word = seat.load(Ordering::Relaxed);
         while word / GENERATION == generation {
             match seat.compare_exchange_weak(word, word & !RINGING | bits, Ordering::SeqCst, Ordering::Relaxed) {
-                Ok(_) => return true,
+                Ok(_) => return,
                 Err(now) => word = now,
             }
         }
-        false
     }
 
-    /// Waits for who is ringing, until the byte has arrived, or they count as dead.
-    fn hear_out(&self) {
-        let naps = if self.impatient.load(Ordering::Relaxed) { 0 } else { NAPS };
-        for look in 0..HEAR_OUT + naps {
-            if self.seats.mine().load(Ordering::Acquire) & RINGING == 0 {
-                return;
+    /// Waits for who is ringing, until their byte is in the bell, or they count as dead. The seat at which that was.
+    fn hear_out(&self) -> u32 {
+        let seat = self.seats.mine();
+        let mut word = seat.load(Ordering::Acquire);
+        for round in 0..NAPS {
+            if word & RINGING == 0 || self.holds(token(word)) {
+                return word;
             }
-            if look < HEAR_OUT { spin_loop() } else { sys::nap(NAP) }
+            match round {
+                0 => {
+                    (0..HEAR_OUT).take_while(|_| seat.load(Ordering::Relaxed) & RINGING != 0).for_each(|_| spin_loop())
+                }
+                1 if sys::now() < self.patient_from.load(Ordering::Relaxed) => return word,
+                _ => sys::nap(NAP),
+            }
+            word = seat.load(Ordering::Acquire);
         }
-        self.impatient.store(true, Ordering::Relaxed);
+        self.patient_from.store(sys::now() + IMPATIENCE, Ordering::Relaxed);
+        word
+    }
+
+    /// Whether there is a byte of that generation in the bell.
+    fn holds(&self, token: u8) -> bool {
+        let mut bytes = [0; 64];
+        sys::peek(self.fd(), &mut bytes).is_ok_and(|seen| bytes[..seen].contains(&token))
     }
 
     /// Whether the next publication rings.
@@ -268,49 +317,91 @@ impl Bell {
         self.seats.mine().load(Ordering::Relaxed) & (ARMED | RINGING) != 0
     }
 
-    /// Makes the next publication ring, and silences the bell if the ring is empty. True if it is not.
-    pub(crate) fn arm(&self, ready: &mut impl FnMut() -> bool) -> bool {
-        let current = self.begin_arming();
-        self.seats.barrier(); // W1
-        self.finish_arming(current, ready)
+    /// Makes the next publication ring, and silences the bell if the ring is empty.
+    pub(crate) fn arm(&self, ready: &mut impl FnMut() -> bool) -> Armed {
+        self.arm_from(|_| true, ready)
     }
 
-    /// The first step of arming, which the barrier (W1) is to follow: one for all bells that are armed together. Returns what the last step is to be
-    /// told. Whoever leaves that out leaves the bell as loud as it was.
-    pub(crate) fn begin_arming(&self) -> u8 {
-        self.hear_out();
-        self.move_on(|_| true).unwrap_or_default()
-    }
-
-    /// Moves to the next generation, armed, and returns its token; not from a seat for which `from` is false.
-    fn move_on(&self, from: impl Fn(u32) -> bool) -> Option<u8> {
-        let seat = self.seats.mine();
-        let mut word = seat.load(Ordering::Relaxed);
-        while from(word) {
-            let next = word.wrapping_add(GENERATION) & !RINGING | ARMED;
-            match seat.compare_exchange_weak(word, next, Ordering::SeqCst, Ordering::Relaxed) {
-                Ok(_) => return Some(token(next)),
-                Err(now) => word = now,
+    /// As [`arm`](Self::arm), from a seat for which `from` is true.
+    fn arm_from(&self, from: impl Fn(u32) -> bool, ready: &mut impl FnMut() -> bool) -> Armed {
+        match self.hold(from, |word| next_generation(word) | ARMED) {
+            None if ready() => Armed::Ready,
+            None => Armed::ByAnother,
+            Some(word) => {
+                // Otherwise it has been armed all the time since somebody passed the barrier.
+                if word & (ARMED | RINGING | ARMING) != ARMED {
+                    self.seats.barrier(); // W1
+                }
+                match self.finish_arming(token(next_generation(word)), ready) {
+                    true => Armed::Ready,
+                    false => Armed::Silent,
+                }
             }
         }
-        None
+    }
+
+    /// The first step of arming, which the barrier (W1) is to follow: one for all bells that are armed together. `None` if somebody else is at it. Whoever leaves out
+    /// the last step leaves the bell as loud as it was, and keeps others from arming for a while.
+    pub(crate) fn begin_arming(&self) -> Option<u8> {
+        let word = self.hold(|_| true, |word| next_generation(word) | ARMED)?;
+        Some(token(next_generation(word)))
     }
 
     /// The last step of arming: silences the bell if the ring is empty. True if it is not.
     pub(crate) fn finish_arming(&self, current: u8, ready: &mut impl FnMut() -> bool) -> bool {
-        if ready() {
-            return true;
+        let seen = ready();
+        if !seen {
+            // Bytes that carry descriptors stay for the record that they were sent for.
+            sys::take_tokens(self.fd(), |byte| byte & CARRIES == 0 && is_stale(byte, current));
         }
-        // Bytes that carry descriptors stay for the record that they were sent for.
-        sys::take_tokens(self.fd(), |byte| byte & CARRIES == 0 && is_stale(byte, current));
+        self.let_go();
         // Somebody may have found the bell full since.
-        ready()
+        seen || ready()
     }
 
-    /// Leaves the bell silent where nothing but the other side's death is to be heard from it: the sender's.
+    /// Takes `ARMING`, and changes the rest of the seat as well. What it was; unless somebody else has it, or `from` is false for what there is.
+    fn hold(&self, from: impl Fn(u32) -> bool, next: impl Fn(u32) -> u32) -> Option<u32> {
+        let seat = self.seats.mine();
+        let (mut looks, mut dead) = (0, false);
+        loop {
+            let word = seat.load(Ordering::Relaxed);
+            if word & ARMING != 0 && !dead {
+                if looks < HEAR_OUT {
+                    looks += 1;
+                    spin_loop();
+                    continue;
+                }
+                let (now, since) = (sys::now(), self.busy_since.load(Ordering::Relaxed));
+                dead = since != 0 && now >= since + LEASE;
+                if !dead {
+                    self.busy_since.store(if since == 0 { now } else { since }, Ordering::Relaxed);
+                    return None;
+                }
+            }
+            if !from(word) {
+                return None;
+            }
+            if seat.compare_exchange(word, next(word) | ARMING, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+                self.busy_since.store(0, Ordering::Relaxed);
+                return Some(word);
+            }
+        }
+    }
+
+    fn let_go(&self) {
+        self.seats.mine().fetch_and(!ARMING, Ordering::SeqCst);
+    }
+
+    /// Leaves the bell silent where nothing but the other side's death is to be heard from it: the sender's. A byte may still be on
+    /// its way.
     pub(crate) fn hush(&self) {
-        self.seats.mine().fetch_and(!ARMED, Ordering::SeqCst);
-        self.hear_out();
+        let seat = self.seats.mine();
+        let mut word = seat.load(Ordering::Relaxed);
+        while let Err(now) =
+            seat.compare_exchange_weak(word, next_generation(word) & !ARMING, Ordering::SeqCst, Ordering::Relaxed)
+        {
+            word = now;
+        }
         sys::take_tokens(self.fd(), |_| true);
     }
 
@@ -328,10 +419,15 @@ impl Bell {
         if ready() {
             return;
         }
-        match self.move_on(|word| word & (ARMED | RINGING) == ARMED) {
-            Some(current) => self.finish_arming(current, &mut ready),
-            None => self.arm(&mut ready),
-        };
+        for _ in 0..SETTLE_TRIES {
+            let heard = self.hear_out();
+            let same = |word: u32| word / GENERATION == heard / GENERATION;
+            if self.arm_from(|word| word & RINGING == 0 || heard & RINGING != 0 && same(word), &mut ready)
+                != Armed::ByAnother
+            {
+                return;
+            }
+        }
     }
 
     /// The bell, to be watched from outside from now on.
@@ -434,6 +530,19 @@ impl Bell {
     /// was killed just before, or a peer does not keep to the protocol. Then nothing that is of use is dropped: what has a higher mark
     /// stays for its own record, and plain bytes for what else is in the ring (L2).
     pub(crate) fn take_carried(&self, id: u64) -> io::Result<Option<Vec<OwnedFd>>> {
+        // Not while somebody else takes bytes; but for that, this is for whoever has the record, and nobody else.
+        for _ in 0..SEARCHES {
+            if self.hold(|_| true, |word| word).is_some() {
+                let taken = self.search_carried(id);
+                self.let_go();
+                return taken;
+            }
+            sys::nap(NAP);
+        }
+        Ok(None)
+    }
+
+    fn search_carried(&self, id: u64) -> io::Result<Option<Vec<OwnedFd>>> {
         let mut bytes = [0; BELLFUL];
         for _ in 0..SEARCHES {
             match self.take_next_carried(id, &mut bytes) {

@@ -53,7 +53,7 @@
 use std::ptr::NonNull;
 use std::sync::Mutex;
 
-use crate::bell::{ARMED, Bell, RINGING, STRONG, Seats};
+use crate::bell::{ARMED, Armed, Bell, RINGING, STRONG, Seats};
 use crate::deadline::Deadline;
 use crate::layout::Seat;
 use crate::ring::mpmc::Owner;
@@ -483,7 +483,8 @@ impl Crowd {
     fn park(&self, deadline: Deadline, me: Owner, sought: &impl Sought) -> Wake {
         let mut in_vain = 0;
         loop {
-            let seen = (in_vain > 0 || !self.bell.is_armed()) && self.bell.arm(&mut || sought.look() != Sight::Nothing);
+            let seen = (in_vain > 0 || !self.bell.is_armed())
+                && self.bell.arm(&mut || sought.look() != Sight::Nothing) == Armed::Ready;
             let mut until = deadline.min(sys::now() + SLICE);
             let heard = if seen || in_vain > 2 {
                 // Of what is held, the bell does not tell when that changes. And one that cannot be silenced, or not be waited for, must not

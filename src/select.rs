@@ -12,8 +12,8 @@
 //! - *Armed by this call.* All that are to be armed move to their next generation, then comes one barrier for all of them (W1), then a look at each ring. For
 //!   one end alone these are the steps of `Bell::arm` in the same order, and what comes between them for the sake of other ends touches none of its
 //!   words. So a publication that the look missed finds `ARMED`, and rings. Bytes of earlier generations are removed after that look only.
-//! - *Armed before*, and left alone. If whoever armed it has passed the barrier, the next publication finds `ARMED` and rings, or is about to be done with ringing:
-//!   `ARMED` is cleared once the byte is in the socket. If not yet, or never, because it was killed, no byte has been removed: `B`, for it was not armed until then.
+//! - *Armed before*, and left alone. If whoever armed it has passed the barrier, the next publication finds `ARMED` and rings, or has claimed the bell: a byte is on its
+//!   way, or its ringer was killed, and the publication after that rings. If whoever armed it has not passed the barrier yet, or never will, because it was killed, no byte has been removed: `B`, for it was not armed until then.
 //! - *Rung since*, by a publication that came after the last look: `B`.
 //! - *Muted* (below): the sleep is short.
 //!
@@ -114,7 +114,7 @@ impl<'a> Watch<'a> {
         if self.sight != Sight::Nothing || silent {
             return None;
         }
-        self.arming = Some(end.bell().begin_arming());
+        self.arming = Some(end.bell().begin_arming()?);
         Some(end.bell())
     }
 

@@ -19,7 +19,7 @@
 
 use std::ptr::NonNull;
 
-use crate::bell::{ARMED, ASLEEP, Bell, RINGING, STRONG, Seats};
+use crate::bell::{ARMED, ASLEEP, Armed, Bell, RINGING, STRONG, Seats};
 use crate::deadline::Deadline;
 use crate::spin::{Spin, breathe, breathe_deeply};
 use crate::sync::{AtomicU32, LINGER, Ordering, OwnedFd, compiler_fence, fence, spin_loop};
@@ -288,7 +288,7 @@ impl Waiter {
         let mut in_vain = 0;
         loop {
             let armed = self.bell.is_armed();
-            if (in_vain > 0 || !armed) && self.bell.arm(ready) {
+            if (in_vain > 0 || !armed) && self.bell.arm(ready) == Armed::Ready {
                 return Wake::Ready;
             }
             if in_vain > 2 {

@@ -10,10 +10,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use ringpipe::{AttachError, Builder, Connection, End, Receiver, RecvError, RecvIntoError, SendError, Sender};
+use ringpipe::{
+    AttachError, Builder, Connection, End, Receiver, RecvError, RecvIntoError, SendError, Sender, Waitable,
+};
 use support::{Random, Script, alone, fork_copy, fork_split, readable, stuff, stuff_up, watchdog};
 
 /// Remembers the largest allocation, which no peer may choose.
@@ -879,6 +881,93 @@ fn a_peer_that_is_forever_about_to_ring_is_not_waited_for() {
     }
     let took = start.elapsed();
     assert!(took < Duration::from_secs(20), "{took:?}, where one call each would have taken a minute");
+}
+
+/// A receiver is stopped after it has rung for room, and before it has said that it is done. When it goes on, the sender, which waits for room again, is
+/// woken by it.
+#[test]
+fn a_sender_is_woken_by_a_receiver_that_was_stopped_as_it_rang() {
+    const ARMED: u64 = 2;
+    const RINGING: u64 = 16;
+    const GENERATIONS: u64 = 0xffff_ff00;
+    let _alone = alone();
+    let _watchdog = watchdog(30);
+    let (mut receiver, mut sender, memory) = Mapping::simplex(16 << 10);
+    let seat = memory.control(NOT_FULL);
+    let now = || seat.load(Ordering::SeqCst);
+    let (sent, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let took = std::thread::scope(|scope| {
+        let (sent, over) = (&sent, &over);
+        scope.spawn(move || {
+            while !over.load(Ordering::SeqCst) && sender.send_bytes(&[7; 100]).is_ok() {
+                sent.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        while now() & ARMED == 0 {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let generation = now() & GENERATIONS;
+        while now() & ARMED != 0 {
+            receiver.try_recv_bytes().unwrap();
+        }
+        // As it is before the end of the ringing; and then comes that end, if it still may.
+        seat.fetch_or(RINGING, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(150));
+        if now() & GENERATIONS == generation {
+            seat.fetch_and(!RINGING, Ordering::SeqCst);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        let (before, start) = (sent.load(Ordering::SeqCst), Instant::now());
+        for _ in 0..100 {
+            receiver.try_recv_bytes().unwrap();
+        }
+        while sent.load(Ordering::SeqCst) == before {
+            std::thread::yield_now();
+        }
+        let took = start.elapsed();
+        over.store(true, Ordering::SeqCst);
+        drop(receiver);
+        took
+    });
+    assert!(took < Duration::from_millis(500), "woken after {took:?} only");
+}
+
+/// Peers that say that they are about to ring, and have rung for nothing, do not keep a wait for many beyond its time.
+#[test]
+fn a_wait_for_many_ends_in_time_though_all_are_about_to_ring() {
+    const RINGING: u64 = 16;
+    let _alone = alone();
+    let _watchdog = watchdog(30);
+    let pipes: Vec<_> = (0..40).map(|_| Mapping::simplex(4096)).collect();
+    for (_, sender, memory) in &pipes {
+        memory.control(NOT_EMPTY).store(RINGING, Ordering::SeqCst);
+        // SAFETY: one byte is read from a live array.
+        let sent = unsafe { libc::send(sender.as_fd().as_raw_fd(), [0_u8].as_ptr().cast(), 1, 0) };
+        assert_eq!(sent, 1);
+    }
+    let receivers: Vec<&dyn Waitable> = pipes.iter().map(|(receiver, ..)| receiver as &dyn Waitable).collect();
+    let start = Instant::now();
+    assert!(ringpipe::wait(&receivers, Some(Duration::from_millis(10))).unwrap().is_empty());
+    let took = start.elapsed();
+    assert!(took < Duration::from_millis(600), "{took:?} instead of 10 ms");
+}
+
+/// One that was killed as it silenced its bell keeps others from doing so for a moment, and not for ever.
+#[test]
+fn a_bell_that_somebody_dead_was_arming_is_silent_again_soon() {
+    const ARMING: u64 = 32;
+    let _alone = alone();
+    let _watchdog = watchdog(30);
+    let (mut receiver, mut sender, memory) = Mapping::simplex(4096);
+    assert!(!readable(&receiver));
+    sender.send_bytes(b"one").unwrap();
+    memory.control(NOT_EMPTY).fetch_or(ARMING, Ordering::SeqCst);
+    assert_eq!(receiver.recv_bytes().unwrap(), b"one");
+    assert!(receiver.recv_bytes_timeout(Duration::from_millis(300)).is_err());
+    assert!(!readable(&receiver));
+    assert_eq!(memory.control(NOT_EMPTY).load(Ordering::SeqCst) & ARMING, 0);
+    sender.send_bytes(b"two").unwrap();
+    assert!(readable(&receiver));
 }
 
 /// As `descriptors_that_a_killed_receiver_had_taken_are_missing_alone`, with a descriptor that somebody watches: it goes on to be readable for as long as there is something.

@@ -129,13 +129,11 @@ pub(crate) fn send_token(fd: BorrowedFd<'_>, token: u8) -> bool {
     step() && !fd.is_full() && fd.send([(token, Vec::new())])
 }
 
+/// Looks and takes, as two steps.
 pub(crate) fn take_tokens(fd: BorrowedFd<'_>, stale: impl Fn(u8) -> bool) {
-    if step() {
-        fd.look(|inbox| {
-            while inbox.items.front().is_some_and(|(byte, _)| stale(*byte)) {
-                inbox.items.pop_front();
-            }
-        });
+    let old = fd.look(|inbox| inbox.items.iter().take_while(|(byte, _)| stale(*byte)).count());
+    if old > 0 && step() {
+        fd.look(|inbox| inbox.items.drain(..old.min(inbox.items.len())).for_each(drop));
     }
 }
 

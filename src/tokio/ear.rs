@@ -35,6 +35,7 @@ use ::tokio::io::Interest;
 use ::tokio::io::unix::AsyncFd;
 use ::tokio::task::yield_now;
 
+use crate::bell::Armed;
 use crate::spin::Spinning;
 use crate::sync::{BorrowedFd, OwnedFd};
 use crate::sys;
@@ -158,8 +159,13 @@ impl Ear {
                 waiter.bell.note_gone();
                 return Poll::Ready(Ok(()));
             }
-            if (heard.is_some() || !waiter.bell.is_armed()) && waiter.bell.arm(is_ready) {
-                return Poll::Ready(Ok(()));
+            if heard.is_some() || !waiter.bell.is_armed() {
+                match waiter.bell.arm(is_ready) {
+                    Armed::Ready => return Poll::Ready(Ok(())),
+                    Armed::Silent => {}
+                    // What was heard may stay, and would not be heard again.
+                    Armed::ByAnother => return step_back(cx),
+                }
             }
             match heard {
                 Some(mut heard) => heard.clear_ready(),
