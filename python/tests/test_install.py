@@ -245,6 +245,19 @@ def test_a_program_is_run_unchanged(tmp_path):
     assert "program.py" in done.stderr
 
 
+def test_a_program_is_run_with_the_path_that_it_would_have_by_itself(tmp_path):
+    (tmp_path / "link").mkdir()
+    program = tmp_path / "program.py"
+    program.write_text("import sys; print(sys.path)")
+    (tmp_path / "link" / "program.py").symlink_to(program)
+    for option in ("-B", "-I", "-P") if sys.version_info >= (3, 11) else ("-B", "-I"):
+        alone, ours = (
+            subprocess.run([sys.executable, option, *module, tmp_path / "link" / "program.py"], capture_output=True, text=True, timeout=60)
+            for module in ((), ("-m", "ringpipe"))
+        )
+        assert (ours.stdout, ours.stderr) == (alone.stdout, ""), option
+
+
 # --- queues ----------------------------------------------------------------------------------------------
 
 
