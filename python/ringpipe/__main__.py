@@ -23,7 +23,9 @@ def run(program, arguments):
     main.__spec__ = None
     sys.modules["__main__"] = sys.modules["__mp_main__"] = main
     sys.argv[:] = [program, *arguments]
-    sys.path[0] = os.path.dirname(os.path.realpath(program))
+    # Under -I and -P nothing was put there for the package, and nothing would be for the program.
+    if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
+        sys.path[0] = os.path.dirname(os.path.realpath(program))
     install()
     exec(code, main.__dict__)
 

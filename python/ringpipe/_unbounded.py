@@ -31,7 +31,8 @@ class _Overflow:
     def __init__(self, slots, joined=True):
         # Where each object that waits has a place already, if there is a limit.
         self.slots = slots
-        self.lock = threading.Lock()
+        # Signal handlers put, too. Nothing that may wait, or run code of others, is done with it.
+        self.lock = threading.RLock()
         self.waiting = collections.deque()
         # The same ring, without a limit, which lives as long as there is something to bring to it.
         self.outlet = None
@@ -42,29 +43,39 @@ class _Overflow:
 
     def add(self, queue, obj, patience):
         """Puts an object that has its place: into the ring, if nothing waits and there is room within so many seconds."""
+        if not self.waiting and patience > 0:
+            try:
+                return self.outlet_of(queue).put(obj, True, patience)
+            except Full:
+                pass
+        pickled = _Pickled(bytes(ForkingPickler.dumps(obj)))
         with self.lock:
-            if self.outlet is None:
-                self.outlet = _same_ring(queue)
-            if not self.waiting and patience > 0:
-                try:
-                    return self.outlet.put(obj, True, patience)
-                except Full:
-                    pass
-            self.waiting.append(_Pickled(bytes(ForkingPickler.dumps(obj))))
+            self.outlet_of(queue)
+            self.waiting.append(pickled)
             if self.thread is None:
                 try:
                     self.start()
                 except BaseException:
-                    self.waiting.pop()
+                    self.waiting.remove(pickled)
                     raise
 
+    def outlet_of(self, queue):
+        with self.lock:
+            if self.outlet is None:
+                self.outlet = _same_ring(queue)
+            return self.outlet
+
     def start(self):
-        thread = threading.Thread(target=self.bring, name="QueueFeederThread", daemon=True)
-        thread.start()
-        self.thread = thread
+        # Noted before it runs, so that a signal handler that puts meanwhile starts no other.
+        self.thread = threading.Thread(target=self.bring, name="QueueFeederThread", daemon=True)
+        try:
+            self.thread.start()
+        except BaseException:
+            self.thread = None
+            raise
         if self.joined:
             # A process that ends waits until all is in the ring.
-            self.join = util.Finalize(thread, _join, [weakref.ref(thread)], exitpriority=-5)
+            self.join = util.Finalize(self.thread, _join, [weakref.ref(self.thread)], exitpriority=-5)
 
     def bring(self):
         while True:
@@ -92,7 +103,8 @@ class _Overflow:
                 self.outlet = None
 
     def wait(self):
-        thread = self.thread
+        with self.lock:
+            thread = self.thread
         if thread is not None:
             thread.join()
 

@@ -90,8 +90,7 @@ class Connection:
         """Close the connection. Calls that wait raise OSError."""
         self._unwatch()
         self._connection.close()
-        while self._waiters:
-            self._wake()
+        self._wake_all()
 
     async def recv(self):
         """Receive a (picklable) object"""
@@ -107,7 +106,12 @@ class Connection:
         while True:
             # Who was there before goes before.
             if not (first and self._waiters):
-                message = self._connection._recv_now(maxlength)
+                try:
+                    message = self._connection._recv_now(maxlength)
+                except OSError:
+                    # Nothing is received any more, of which no descriptor tells the others.
+                    self._wake_all()
+                    raise
                 if message is not None:
                     return message
             await self._wait_to_read(first)
@@ -122,17 +126,22 @@ class Connection:
         await self._send(self._connection._sending_bytes(buf, offset, size))
 
     async def _send(self, attempt):
-        await self._turn()
-        async with self._sends:
-            try:
+        try:
+            await self._turn()
+            async with self._sends:
                 patience = _Patience()
-                while not attempt():
-                    await patience.wait()
+                while True:
                     if self._connection.closed:
                         raise OSError("handle is closed")
-            except BaseException:
-                attempt.give_up()
-                raise
+                    if attempt():
+                        return
+                    await patience.wait()
+        except BaseException:
+            attempt.give_up()
+            raise
+        finally:
+            # It keeps the end open, and who keeps the exception keeps this frame.
+            del attempt
 
     async def _turn(self):
         self._calls += 1
@@ -175,6 +184,10 @@ class Connection:
                 return
         self._unwatch()
 
+    def _wake_all(self):
+        while self._waiters:
+            self._wake()
+
     def __aiter__(self):
         return self
 
@@ -209,8 +222,7 @@ async def get(queue):
 async def put(queue, obj):
     """Put an object into a Queue or JoinableQueue. A put that is cancelled has put nothing.
 
-    It looks for room as get() looks for objects, and pickles the object each time. One that is longer than the ring is an
-    OSError.
+    It looks for room as get() looks for objects, and pickles the object each time.
     """
     patience = _Patience()
     while True:

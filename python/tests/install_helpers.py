@@ -94,5 +94,16 @@ class Unpicklable:
         raise ZeroDivisionError("cannot be pickled")
 
 
+class Reducing:
+    """Puts something into a queue when it is pickled, and arrives as "outer"."""
+
+    def __init__(self, q):
+        self.q = q
+
+    def __reduce__(self):
+        self.q.put("inner")
+        return str, ("outer",)
+
+
 def return_unpicklable(_n):
     return Unpicklable()

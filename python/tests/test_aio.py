@@ -313,6 +313,39 @@ def test_closing_ends_what_waits():
     run(main)
 
 
+def test_a_send_that_waits_for_another_is_not_made_after_close():
+    async def main():
+        r, w = ringpipe.Pipe(False)
+        writer = aio.Connection(w)
+        tasks = [asyncio.ensure_future(writer.send_bytes(message)) for message in (LONG, b"late")]
+        await asleep(tasks[1])
+        writer.close()
+        for task in tasks:
+            with pytest.raises(OSError, match="handle is closed"):
+                await task
+        with pytest.raises(EOFError):
+            r.recv_bytes()
+
+    run(main)
+
+
+@pytest.mark.parametrize("duplex", [False, True], ids=["simplex", "duplex"])
+def test_a_message_that_is_too_long_ends_all_receives(duplex):
+    async def main():
+        r, w = ringpipe.Pipe(duplex)
+        reader = aio.Connection(r)
+        tasks = [asyncio.ensure_future(reader.recv_bytes(4)) for _ in range(3)]
+        for task in tasks:
+            await asleep(task)
+        w.send_bytes(b"12345")
+        others = "connection is write-only" if duplex else "handle is closed"
+        for task, message in zip(tasks, ("bad message length", others, others)):
+            with pytest.raises(OSError, match=message):
+                await asyncio.wait_for(task, 10)
+
+    run(main)
+
+
 def test_errors_are_those_of_a_plain_connection():
     async def main():
         r, w = ringpipe.Pipe(False)
@@ -394,6 +427,9 @@ def test_queues_are_got_from_and_put_into():
         await cancelled(task)
         assert [await aio.get(queue), await aio.get(queue)] == [2, 3]
         assert queue.empty()
+        small = ringpipe.Queue(capacity=4096)
+        await aio.put(small, LONG)
+        assert await aio.get(small) == LONG
 
     run(main)
 

@@ -195,13 +195,13 @@ class TestArrays:
             def child():
                 r.close()
                 sent = numpy.ones(size)
-                before = peak()
+                before = reset_peak()
                 w.send(sent)
                 assert peak() - before < 100 << 20
 
             fork(child)
             w.close()
-            before = peak()
+            before = reset_peak()
             got = getattr(r, receive)()
             assert memoryview(got).nbytes >= 8 * size
             assert peak() - before < (256 + 100) << 20
@@ -209,12 +209,16 @@ class TestArrays:
 
 
 def peak():
-    """The most memory that this process has had since it was asked last, in bytes."""
+    """The most memory that this process has had since reset_peak(), in bytes."""
     with open("/proc/self/status") as status:
-        value = int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024
+        return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024
+
+
+def reset_peak():
+    """The memory that this process has now, in bytes."""
     with open("/proc/self/clear_refs", "w") as refs:
         refs.write("5")
-    return value
+    return peak()
 
 
 class Exporting:

@@ -245,6 +245,19 @@ def test_a_program_is_run_unchanged(tmp_path):
     assert "program.py" in done.stderr
 
 
+def test_a_program_is_run_with_the_path_that_it_would_have_by_itself(tmp_path):
+    (tmp_path / "link").mkdir()
+    program = tmp_path / "program.py"
+    program.write_text("import sys; print(sys.path)")
+    (tmp_path / "link" / "program.py").symlink_to(program)
+    for option in ("-B", "-I", "-P") if sys.version_info >= (3, 11) else ("-B", "-I"):
+        alone, ours = (
+            subprocess.run([sys.executable, option, *module, tmp_path / "link" / "program.py"], capture_output=True, text=True, timeout=60)
+            for module in ((), ("-m", "ringpipe"))
+        )
+        assert (ours.stdout, ours.stderr) == (alone.stdout, ""), option
+
+
 # --- queues ----------------------------------------------------------------------------------------------
 
 
@@ -417,6 +430,44 @@ def test_a_fork_leaves_to_the_parent_what_it_has_put(installed, fork):
     assert [item for item in got if len(item) == 2] == [("child", n) for n in range(20)]
 
 
+@pytest.mark.parametrize("maxsize", [0, 100])
+def test_a_reducer_may_put_into_the_queue_that_it_is_put_into(installed, maxsize):
+    q = multiprocessing.Queue(maxsize)
+    for _ in range(20):
+        q.put(bytes(300_000))
+    q.put(helpers.Reducing(q))
+    got = [q.get(timeout=30) for _ in range(22)]
+    assert got[20:] == ["inner", "outer"]
+
+
+def test_signal_handlers_put_while_the_ring_has_no_room(installed):
+    q = multiprocessing.Queue()
+    for _ in range(20):
+        q.put(bytes(300_000))
+    count = 10_000
+    inside = []
+
+    def put(_number, _frame):
+        # Not into itself: on a busy machine the next may come before this is done.
+        if not inside:
+            inside.append(True)
+            q.put("handler")
+            inside.pop()
+
+    before = signal.signal(signal.SIGALRM, put)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+    try:
+        for n in range(count):
+            q.put(n)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    q.put(None)
+    got = list(iter(lambda: q.get(timeout=30), None))
+    assert [item for item in got[20:] if item != "handler"] == list(range(count))
+    assert "handler" in got
+
+
 def test_tasks_that_the_ring_has_no_room_for_are_counted(installed, context):
     q = context.JoinableQueue()
     for _ in range(30):
@@ -489,7 +540,8 @@ def test_a_pool_takes_many_short_tasks(installed):
         assert total == -sum(range(50_000))
 
 
-@pytest.mark.parametrize("size", [10, 20_000])  # of a longer one the original, too, may wait for ever for the lock of who sends it
+# A result that the pipe has no room for may come when nobody receives any more: terminate() then waits for ever for the lock of the worker that sends it, with the original as well.
+@pytest.mark.parametrize("size", [10, 20_000])
 def test_a_pool_is_terminated_in_the_midst_of_work(installed, context, size):
     for _ in range(3):
         pool = context.Pool(2)
