@@ -62,8 +62,8 @@
 //! - Builds that do not fit together refuse each other when they attach, with an error that says why.
 //! - A receiving end's descriptor is readable whenever something can be received or the peer is gone, and, from the first time on that it
 //!   was asked for, not otherwise: whoever finds it readable can receive without waiting, unless another copy of the end was faster.
-//!   (Until the next receive or poll, it may be readable for nothing where a long message was taken back, or where a sender was stopped for some 25 ms between
-//!   two instructions.)
+//!   (Until the next receive or poll, it may be readable for nothing where a long message was taken back, where a sender was stopped for long between
+//!   two instructions, or where several have received or polled at the same moment.)
 //! - An idle, blocked pipe costs one wake-up a second.
 //!
 //! # What is not

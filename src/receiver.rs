@@ -987,7 +987,7 @@ impl AsFd for Receiver {
     ///
     /// From the first call on, the end takes care after every receive that the descriptor is not readable while there is
     /// nothing to receive, which takes a few system calls each time the ring runs empty. Rarely it is so all the same, until the next receive or
-    /// [`poll`](Receiver::poll): where a long message was taken back, a copy of this end in another process received, or a sender was stopped for some 25 ms just as it rang.
+    /// [`poll`](Receiver::poll): where a long message was taken back, a copy of this end in another process received, or a sender was stopped for long just as it rang.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.waiter.bell.watch(|| self.reader.has_something())
     }
