@@ -18,7 +18,7 @@ use crate::sync::{AtomicU32, Machine, Ordering, OwnedFd, die, process};
 use crate::wait::Wake;
 
 pub(crate) const MODELS: &[Model] = &[
-    Model { name: "crowd-sleepers", preemptions: Some(1), body: sleepers },
+    Model { name: "crowd-sleepers", preemptions: Some(2), body: sleepers },
     Model { name: "crowd-two-publishers", preemptions: Some(1), body: two_publishers },
     Model { name: "crowd-lead", preemptions: Some(2), body: lead },
     Model { name: "crowd-lead-of-three", preemptions: Some(0), body: lead_of_three },
