@@ -177,7 +177,7 @@ impl Network {
     /// The service that a request names, or nothing if it is not exported: what waits at the desk is not to be as large as strangers like.
     fn asked_for(&self, request: &ZBytes) -> ZBytes {
         let request = request.to_bytes();
-        let is_exported = str::from_utf8(&request).is_ok_and(|service| lock(&self.exports).contains_key(service));
+        let is_exported = std::str::from_utf8(&request).is_ok_and(|service| lock(&self.exports).contains_key(service));
         if is_exported { ZBytes::from(request.into_owned()) } else { ZBytes::new() }
     }
 
