@@ -297,7 +297,7 @@ fn everything_arrives_once_and_in_order_whatever_the_network_does() {
             // Cuts follow upon each other so quickly that nothing may get through for ten seconds. It must be that, and nothing else.
             let lost = [0, 1].map(|side| world.over(side)).into_iter().flatten();
             assert!(lost.clone().all(|over| matches!(over, Over::Here(Reason::Lost) | Over::There(Reason::Lost))));
-            assert!(weather.calm == 300 && weather.cut > 50 || weather.dropped == 200, "lost: {}", state());
+            assert!(weather.calm > 0 && weather.cut > 50, "lost: {}", state());
         }
     }
 }
