@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use zenoh::bytes::ZBytes;
 
-use super::{Link, Over, Reason, Settings};
+use super::{JOINED, Link, Over, Reason, SHORT, Settings};
 use crate::packet::{Kind, MOST, Packet};
 
 const WINDOW: u64 = 2 * MOST as u64;
@@ -190,6 +190,8 @@ impl World {
         assert!(link.out.written - link.out.acked <= WINDOW, "the sender keeps more than its window");
         let held = link.incoming.received - link.incoming.consumed;
         assert!(held <= WINDOW, "the receiver keeps {held} bytes");
+        let pieces = link.incoming.queue.len();
+        assert!(pieces as u64 <= 2 * held / SHORT as u64 + 2, "the receiver keeps {held} bytes in {pieces} pieces");
         if self.random.below(1000) < me.appetite {
             if let Some(segment) = link.pop() {
                 let right = segment.to_bytes() == part(&self.pattern, other, me.received, segment.len());
@@ -209,7 +211,11 @@ impl World {
     /// Lets a millisecond pass.
     fn step(&mut self) {
         self.now += Duration::from_millis(1);
-        self.is_cut();
+        let was_cut = self.now < self.cut_until + Duration::from_millis(1);
+        // The network says so when it is back, and sometimes when it is not.
+        if was_cut && !self.is_cut() || self.weather.calm > 0 && self.random.one_in(5000) {
+            self.sides.iter_mut().filter_map(|side| side.link.as_mut()).for_each(Link::on_reconnect);
+        }
         while let Some(entry) = self.flying.first_entry().filter(|entry| entry.key().0 <= self.now) {
             let (to, packet) = entry.remove();
             self.deliver(to, packet);
@@ -291,7 +297,7 @@ fn everything_arrives_once_and_in_order_whatever_the_network_does() {
             // Cuts follow upon each other so quickly that nothing may get through for ten seconds. It must be that, and nothing else.
             let lost = [0, 1].map(|side| world.over(side)).into_iter().flatten();
             assert!(lost.clone().all(|over| matches!(over, Over::Here(Reason::Lost) | Over::There(Reason::Lost))));
-            assert!(weather.calm == 300 && weather.cut > 50 || weather.dropped == 200, "lost: {}", state());
+            assert!(weather.calm > 0 && weather.cut > 50, "lost: {}", state());
         }
     }
 }
@@ -314,6 +320,13 @@ fn a_short_cut_loses_nothing_and_a_long_one_ends_the_link_on_both_sides() {
         assert!(world.run_until(600, World::is_settled), "stuck: seed {seed}");
         if short || finished {
             assert!(world.is_complete(), "seed {seed}: a cut of {length} ms after {before} ms");
+        } else {
+            let ends = [0, 1].map(|side| world.over(side));
+            let is_lost = |over: &Option<Over>| *over == Some(Over::Here(Reason::Lost));
+            // Where the last word of one was lost, that one has come to its end; and the call may not have arrived.
+            let is_right =
+                |side: usize| is_lost(&ends[side]) || world.sides[side].link.as_ref().is_none_or(Link::is_complete);
+            assert!(ends.iter().any(is_lost) && is_right(0) && is_right(1), "seed {seed}: {ends:?} after {before} ms");
         }
     }
 }
@@ -330,7 +343,7 @@ fn who_wants_no_more_stops_the_sender_and_nothing_else() {
         world.sides[1].enough = Some(random.below(MOST as u64));
         assert!(world.run_until(600, World::is_complete), "stuck: seed {seed}, {weather:?}");
         assert_eq!(world.sides[0].received, totals[1], "seed {seed}: the other direction goes on to its end");
-        assert!(world.sides[0].pushed < totals[0] || world.sides[0].link.as_ref().unwrap().is_refused());
+        assert!(world.sides[0].pushed < totals[0], "seed {seed}: the sender was not stopped");
     }
 }
 
@@ -435,4 +448,35 @@ fn packets_of_others_and_impossible_ones_do_no_harm() {
     packet.head.ack = 1;
     caller.on_packet(packet, now);
     assert_eq!(caller.over(), Some(Over::Here(Reason::Nonsense)));
+}
+
+#[test]
+fn short_segments_that_wait_do_not_keep_the_buffers_in_which_they_came() {
+    let now = Duration::from_secs(1);
+    let mut caller = Link::call(SETTINGS, 1, 10, ZBytes::from(vec![1]), now);
+    let (open, _) = caller.poll_output(now).unwrap();
+    let mut callee = Link::answer(SETTINGS, 2, 20, &open.head, now);
+    caller.on_packet(callee.poll_output(now).unwrap().0, now);
+    // One in each packet, as from a program that sends now and then: up to the receiver's window, and behind that in the sender.
+    const LEN: u64 = 64;
+    let mut pushed = 0;
+    while caller.room() > 0 {
+        caller.push(ZBytes::from(vec![(pushed / LEN) as u8; LEN as usize]), now);
+        pushed += LEN;
+        while let Some((packet, _)) = caller.poll_output(now) {
+            callee.on_packet(packet, now);
+            callee.poll_output(now).into_iter().for_each(|(answer, _)| caller.on_packet(answer, now));
+        }
+    }
+    assert_eq!(pushed, 2 * WINDOW);
+    let pieces = [(callee.incoming.queue.len(), SHORT), (caller.out.segments.len(), JOINED)];
+    assert!(pieces.iter().all(|&(count, size)| count as u64 <= 2 * WINDOW / size as u64), "{pieces:?}");
+    let mut popped = 0_u64;
+    while let Some(segment) = callee.pop() {
+        assert!(segment.to_bytes().iter().all(|&byte| {
+            popped += 1;
+            byte == ((popped - 1) / LEN) as u8
+        }));
+    }
+    assert_eq!(popped, WINDOW);
 }
