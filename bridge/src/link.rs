@@ -73,6 +73,12 @@ pub(crate) const PING_AFTER: Duration = Duration::from_millis(100);
 /// An acknowledgement waits so long for a segment that takes it along.
 const ACK_AFTER: Duration = Duration::from_millis(20);
 
+/// A payload of fewer bytes is copied when it is received: it lies in a buffer of Zenoh's of 64 KiB, and would keep all of that.
+const SHORT: usize = 32 << 10;
+
+/// Segments that may be without acknowledgement, however short: each takes some memory besides its bytes.
+const MANY: usize = 4096;
+
 /// Why a link is over before its streams have come to their ends. In a packet, its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
@@ -168,6 +174,8 @@ struct Outgoing {
 
 struct Incoming {
     queue: VecDeque<ZBytes>,
+    /// Short payloads, one behind the other, which come after the queue.
+    short: Vec<u8>,
     received: u64,
     consumed: u64,
     closed: bool,
@@ -177,6 +185,21 @@ struct Incoming {
     /// The last ping, to be answered with each packet.
     pong: u32,
     answer_at: Option<Duration>,
+}
+
+impl Incoming {
+    fn keep(&mut self, payload: ZBytes) {
+        let is_short = payload.len() < SHORT;
+        if is_short {
+            payload.slices().for_each(|bytes| self.short.extend_from_slice(bytes));
+        }
+        if !self.short.is_empty() && (!is_short || self.short.len() >= SHORT) {
+            self.queue.push_back(ZBytes::from(std::mem::take(&mut self.short)));
+        }
+        if !is_short {
+            self.queue.push_back(payload);
+        }
+    }
 }
 
 impl Link {
@@ -222,6 +245,7 @@ impl Link {
             },
             incoming: Incoming {
                 queue: VecDeque::new(),
+                short: Vec::new(),
                 received: 0,
                 consumed: 0,
                 closed: false,
@@ -237,7 +261,10 @@ impl Link {
 
     /// Bytes that may be pushed.
     pub(crate) fn room(&self) -> u64 {
-        if self.is_refused() { 0 } else { self.settings.window - (self.out.written - self.out.acked) }
+        if self.is_refused() || self.out.segments.len() >= MANY {
+            return 0;
+        }
+        self.settings.window - (self.out.written - self.out.acked)
     }
 
     /// Adds a segment to the stream: at most [`MOST`] bytes, and at most [`room`](Self::room).
@@ -254,7 +281,8 @@ impl Link {
 
     /// The next part of what has been received. To be followed by [`consumed`](Self::consumed), once it is where it belongs.
     pub(crate) fn pop(&mut self) -> Option<ZBytes> {
-        self.incoming.queue.pop_front()
+        let Incoming { queue, short, .. } = &mut self.incoming;
+        queue.pop_front().or_else(|| (!short.is_empty()).then(|| ZBytes::from(std::mem::take(short))))
     }
 
     /// So many bytes of what was popped need no room any more.
@@ -269,6 +297,7 @@ impl Link {
         if !self.incoming.closed {
             self.incoming.closed = true;
             self.incoming.queue.clear();
+            self.incoming.short = Vec::new();
             self.incoming.answer_at = Some(now);
         }
     }
@@ -312,7 +341,7 @@ impl Link {
 
     /// Whether there is something to [`pop`](Self::pop).
     pub(crate) fn has_something(&self) -> bool {
-        !self.incoming.queue.is_empty()
+        !self.incoming.queue.is_empty() || !self.incoming.short.is_empty()
     }
 
     /// Whether [`poll_output`](Self::poll_output) has something.
@@ -408,7 +437,7 @@ impl Link {
             incoming.answer_at = Some(now);
         } else if len > 0 && head.offset == incoming.received && incoming.received + len <= incoming.consumed + window {
             incoming.received += len;
-            incoming.queue.push_back(payload);
+            incoming.keep(payload);
             self.soon(now);
         }
         if head.ping != 0 {

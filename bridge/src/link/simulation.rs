@@ -436,3 +436,43 @@ fn packets_of_others_and_impossible_ones_do_no_harm() {
     caller.on_packet(packet, now);
     assert_eq!(caller.over(), Some(Over::Here(Reason::Nonsense)));
 }
+
+#[test]
+fn many_short_segments_take_little_more_memory_than_their_bytes() {
+    let now = Duration::from_secs(1);
+    let mut caller = Link::call(SETTINGS, 1, 10, ZBytes::from(vec![1]), now);
+    let (open, _) = caller.poll_output(now).unwrap();
+    let mut callee = Link::answer(SETTINGS, 2, 20, &open.head, now);
+    caller.on_packet(callee.poll_output(now).unwrap().0, now);
+    callee.on_packet(caller.poll_output(now).unwrap().0, now);
+    let pattern = pattern();
+    let (mut pushed, mut number) = (0, 0);
+    let mut push = |caller: &mut Link, len: usize| {
+        caller.push(ZBytes::from(part(&pattern, 0, pushed, len)), now);
+        pushed += len as u64;
+    };
+    // Nothing is acknowledged meanwhile.
+    while caller.room() > 0 {
+        number += 1;
+        push(&mut caller, 1 + number % 20);
+    }
+    assert_eq!(number, super::MANY, "there may be so many without acknowledgement");
+    while let Some((packet, _)) = caller.poll_output(now) {
+        callee.on_packet(packet, now);
+    }
+    assert_eq!(callee.incoming.queue.len(), callee.incoming.received as usize / super::SHORT);
+    // A long one comes behind them, and one more behind that.
+    caller.on_packet(callee.poll_output(now + super::ACK_AFTER).unwrap().0, now);
+    push(&mut caller, super::SHORT);
+    push(&mut caller, 1);
+    while let Some((packet, _)) = caller.poll_output(now) {
+        callee.on_packet(packet, now);
+    }
+    let mut received = 0;
+    while let Some(segment) = callee.pop() {
+        assert!(segment.to_bytes() == part(&pattern, 0, received, segment.len()), "wrong bytes at {received}");
+        received += segment.len() as u64;
+    }
+    assert_eq!(received, pushed);
+    assert!(!callee.has_something());
+}
