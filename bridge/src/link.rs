@@ -76,8 +76,8 @@ const ACK_AFTER: Duration = Duration::from_millis(20);
 /// What waits has at least so many bytes to a buffer, or is put together. What comes from the network keeps the buffer of 64 KiB in which it came, however short it is.
 const SHORT: usize = 32 << 10;
 
-/// Segments that cannot be sent yet are put together up to this: each takes some memory of its own.
-const JOINED: usize = 4 << 10;
+/// Segments that may be without acknowledgement, however short: each takes some memory besides its bytes.
+const MANY: usize = 4096;
 
 /// Why a link is over before its streams have come to their ends. In a packet, its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,8 +160,6 @@ struct Outgoing {
     /// The first of them to be sent next.
     unsent: usize,
     acked: u64,
-    /// Up to where something was sent, lost or not: segments before that stay as they are.
-    sent: u64,
     written: u64,
     limit: u64,
     /// The receiver takes no more.
@@ -251,7 +249,6 @@ impl Link {
                 segments: VecDeque::new(),
                 unsent: 0,
                 acked: 0,
-                sent: 0,
                 written: 0,
                 limit: 0,
                 closed: false,
@@ -278,7 +275,10 @@ impl Link {
 
     /// Bytes that may be pushed.
     pub(crate) fn room(&self) -> u64 {
-        if self.is_refused() { 0 } else { self.settings.window - (self.out.written - self.out.acked) }
+        if self.is_refused() || self.out.segments.len() >= MANY {
+            return 0;
+        }
+        self.settings.window - (self.out.written - self.out.acked)
     }
 
     /// Adds a segment to the stream: at most [`MOST`] bytes, and at most [`room`](Self::room).
@@ -289,12 +289,7 @@ impl Link {
         if out.segments.is_empty() {
             out.moved_at = now;
         }
-        match out.segments.back_mut() {
-            Some((start, last)) if *start >= out.sent && last.len() + segment.len() <= JOINED => {
-                *last = ZBytes::from([last.to_bytes(), segment.to_bytes()].concat());
-            }
-            _ => out.segments.push_back((out.written, segment)),
-        }
+        out.segments.push_back((out.written, segment));
         out.written += len;
     }
 
@@ -505,7 +500,6 @@ impl Link {
         }
         if let Some((offset, payload)) = self.sendable() {
             self.out.unsent += 1;
-            self.out.sent = self.out.sent.max(offset + payload.len() as u64);
             let mut head = self.head(Kind::Segment);
             head.offset = offset;
             return Some((Packet { head, payload }, true));

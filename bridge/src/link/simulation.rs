@@ -451,32 +451,42 @@ fn packets_of_others_and_impossible_ones_do_no_harm() {
 }
 
 #[test]
-fn short_segments_that_wait_do_not_keep_the_buffers_in_which_they_came() {
+fn many_short_segments_take_little_more_memory_than_their_bytes() {
     let now = Duration::from_secs(1);
     let mut caller = Link::call(SETTINGS, 1, 10, ZBytes::from(vec![1]), now);
     let (open, _) = caller.poll_output(now).unwrap();
     let mut callee = Link::answer(SETTINGS, 2, 20, &open.head, now);
     caller.on_packet(callee.poll_output(now).unwrap().0, now);
-    // One in each packet, as from a program that sends now and then: up to the receiver's window, and behind that in the sender.
-    const LEN: u64 = 64;
-    let mut pushed = 0;
+    callee.on_packet(caller.poll_output(now).unwrap().0, now);
+    let pattern = pattern();
+    let (mut pushed, mut number) = (0, 0);
+    let mut push = |caller: &mut Link, len: usize| {
+        caller.push(ZBytes::from(part(&pattern, 0, pushed, len)), now);
+        pushed += len as u64;
+    };
+    // Nothing is acknowledged meanwhile.
     while caller.room() > 0 {
-        caller.push(ZBytes::from(vec![(pushed / LEN) as u8; LEN as usize]), now);
-        pushed += LEN;
-        while let Some((packet, _)) = caller.poll_output(now) {
-            callee.on_packet(packet, now);
-            callee.poll_output(now).into_iter().for_each(|(answer, _)| caller.on_packet(answer, now));
-        }
+        number += 1;
+        push(&mut caller, 1 + number % 20);
     }
-    assert_eq!(pushed, 2 * WINDOW);
-    let pieces = [(callee.incoming.queue.len(), SHORT), (caller.out.segments.len(), JOINED)];
-    assert!(pieces.iter().all(|&(count, size)| count as u64 <= 2 * WINDOW / size as u64), "{pieces:?}");
-    let mut popped = 0_u64;
+    assert_eq!(number, super::MANY, "there may be so many without acknowledgement");
+    while let Some((packet, _)) = caller.poll_output(now) {
+        callee.on_packet(packet, now);
+    }
+    // The first by itself, and the others put together.
+    assert!(callee.incoming.queue.len() <= 2, "{} buffers", callee.incoming.queue.len());
+    // A long one comes behind them, and one more behind that.
+    caller.on_packet(callee.poll_output(now + super::ACK_AFTER).unwrap().0, now);
+    push(&mut caller, super::SHORT);
+    push(&mut caller, 1);
+    while let Some((packet, _)) = caller.poll_output(now) {
+        callee.on_packet(packet, now);
+    }
+    let mut received = 0;
     while let Some(segment) = callee.pop() {
-        assert!(segment.to_bytes().iter().all(|&byte| {
-            popped += 1;
-            byte == ((popped - 1) / LEN) as u8
-        }));
+        assert!(segment.to_bytes() == part(&pattern, 0, received, segment.len()), "wrong bytes at {received}");
+        received += segment.len() as u64;
     }
-    assert_eq!(popped, WINDOW);
+    assert_eq!(received, pushed);
+    assert!(!callee.has_something());
 }
