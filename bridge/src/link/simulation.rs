@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use zenoh::bytes::ZBytes;
 
-use super::{JOINED, Link, Over, Reason, SHORT, Settings};
+use super::{ACK_AFTER, Link, MANY, Over, Reason, SHORT, Settings};
 use crate::packet::{Kind, MOST, Packet};
 
 const WINDOW: u64 = 2 * MOST as u64;
@@ -469,15 +469,15 @@ fn many_short_segments_take_little_more_memory_than_their_bytes() {
         number += 1;
         push(&mut caller, 1 + number % 20);
     }
-    assert_eq!(number, super::MANY, "there may be so many without acknowledgement");
+    assert_eq!(number, MANY, "there may be so many without acknowledgement");
     while let Some((packet, _)) = caller.poll_output(now) {
         callee.on_packet(packet, now);
     }
     // The first by itself, and the others put together.
     assert!(callee.incoming.queue.len() <= 2, "{} buffers", callee.incoming.queue.len());
     // A long one comes behind them, and one more behind that.
-    caller.on_packet(callee.poll_output(now + super::ACK_AFTER).unwrap().0, now);
-    push(&mut caller, super::SHORT);
+    caller.on_packet(callee.poll_output(now + ACK_AFTER).unwrap().0, now);
+    push(&mut caller, SHORT);
     push(&mut caller, 1);
     while let Some((packet, _)) = caller.poll_output(now) {
         callee.on_packet(packet, now);
