@@ -162,10 +162,10 @@ impl World {
                 return;
             }
         }
-        if let Some(link) = &mut self.sides[to].link {
-            if head.dst == link.ours() || head.kind == Kind::Open {
-                link.on_packet(packet, now);
-            }
+        if let Some(link) = &mut self.sides[to].link
+            && (head.dst == link.ours() || head.kind == Kind::Open)
+        {
+            link.on_packet(packet, now);
         }
     }
 
@@ -190,13 +190,13 @@ impl World {
         assert!(link.out.written - link.out.acked <= WINDOW, "the sender keeps more than its window");
         let held = link.incoming.received - link.incoming.consumed;
         assert!(held <= WINDOW, "the receiver keeps {held} bytes");
-        if self.random.below(1000) < me.appetite {
-            if let Some(segment) = link.pop() {
-                let right = segment.to_bytes() == part(&self.pattern, other, me.received, segment.len());
-                assert!(right, "wrong bytes at {} of the stream to side {side}", me.received);
-                me.received += segment.len() as u64;
-                link.consumed(segment.len() as u64, now);
-            }
+        if self.random.below(1000) < me.appetite
+            && let Some(segment) = link.pop()
+        {
+            let right = segment.to_bytes() == part(&self.pattern, other, me.received, segment.len());
+            assert!(right, "wrong bytes at {} of the stream to side {side}", me.received);
+            me.received += segment.len() as u64;
+            link.consumed(segment.len() as u64, now);
         }
         let total = self.sides[other].total;
         let me = &mut self.sides[side];
