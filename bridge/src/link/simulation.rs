@@ -162,10 +162,10 @@ impl World {
                 return;
             }
         }
-        if let Some(link) = &mut self.sides[to].link {
-            if head.dst == link.ours() || head.kind == Kind::Open {
-                link.on_packet(packet, now);
-            }
+        if let Some(link) = &mut self.sides[to].link
+            && (head.dst == link.ours() || head.kind == Kind::Open)
+        {
+            link.on_packet(packet, now);
         }
     }
 
@@ -192,13 +192,13 @@ impl World {
         assert!(held <= WINDOW, "the receiver keeps {held} bytes");
         let pieces = link.incoming.queue.len();
         assert!(pieces as u64 <= 2 * held / SHORT as u64 + 2, "the receiver keeps {held} bytes in {pieces} pieces");
-        if self.random.below(1000) < me.appetite {
-            if let Some(segment) = link.pop() {
-                let right = segment.to_bytes() == part(&self.pattern, other, me.received, segment.len());
-                assert!(right, "wrong bytes at {} of the stream to side {side}", me.received);
-                me.received += segment.len() as u64;
-                link.consumed(segment.len() as u64, now);
-            }
+        if self.random.below(1000) < me.appetite
+            && let Some(segment) = link.pop()
+        {
+            let right = segment.to_bytes() == part(&self.pattern, other, me.received, segment.len());
+            assert!(right, "wrong bytes at {} of the stream to side {side}", me.received);
+            me.received += segment.len() as u64;
+            link.consumed(segment.len() as u64, now);
         }
         let total = self.sides[other].total;
         let me = &mut self.sides[side];
