@@ -1,12 +1,12 @@
 //! What does a bridge cost, beside a plain TCP connection and beside Zenoh itself? One way, and there and back, over the loopback.
 //!
 //! ```sh
-//! cargo bench -p ringpipe-bridge                    # add `-- --quick` for a look, `--set PATH=VALUE` for one of Zenoh's settings
+//! cargo bench -p ringpipe-bridge                    # add `-- --quick` for a look, `--size BYTES` for one size, `--set PATH=VALUE` for one of Zenoh's settings
 //! ```
 //!
 //! Two processes. Messages go from the second to the first: by TCP with a length of four bytes in front, one write for each message, read through a buffer of 64 KiB; by Zenoh's put and subscribe,
 //! blocking, with its own batching; and through a pipe whose ends are in the two processes, with a bridge in each. All take turns in short rounds; every length is checked. Printed are medians,
-//! and of the ratios to TCP the range as well.
+//! and of the ratios to TCP the range as well; and the processor time that both processes took together for a megabyte, which says more where others are at work too.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -39,7 +39,11 @@ fn main() -> Result<()> {
     if let Some(at) = arguments.iter().position(|argument| argument == SECOND) {
         return second(&arguments[at + 1..], &settings);
     }
-    first(arguments.iter().any(|argument| argument == "--quick"), &settings)
+    let mut sizes = SIZES.to_vec();
+    if let Some(at) = arguments.iter().position(|argument| argument == "--size") {
+        sizes = vec![arguments.get(at + 1).ok_or("--size needs a number of bytes")?.parse()?];
+    }
+    first(arguments.iter().any(|argument| argument == "--quick"), &sizes, &settings)
 }
 
 /// Paths of Zenoh's settings, and their values.
@@ -97,7 +101,21 @@ fn builder(settings: &Settings) -> Builder {
     settings.iter().fold(Builder::new(), |builder, (path, value)| builder.set(path, value))
 }
 
-fn first(quick: bool, settings: &Settings) -> Result<()> {
+/// Seconds of processor time that two processes have taken, in steps of 10 ms: this one, and another.
+fn processor_time(other: u32) -> Result<f64> {
+    let mut ticks = 0;
+    for pid in [std::process::id(), other] {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // Behind the name, which may have blanks: its own and the kernel's time are the 12th and 13th field.
+        let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(2);
+        for field in fields {
+            ticks += field.parse::<u64>()?;
+        }
+    }
+    Ok(ticks as f64 / 100.0)
+}
+
+fn first(quick: bool, sizes: &[usize], settings: &Settings) -> Result<()> {
     let directory = std::env::temp_dir().join(format!("ringpipe-wire-{}", std::process::id()));
     std::fs::create_dir(&directory)?;
     let (zenoh_port, bridge_port) = (port()?, port()?);
@@ -134,20 +152,25 @@ fn first(quick: bool, settings: &Settings) -> Result<()> {
 
     let (rounds, time) = if quick { (3, 0.03) } else { (15, 0.3) };
     println!(
-        "One way, MB/s (and messages a second); in brackets the ratio to TCP, median and range of {rounds} rounds\n"
+        "One way, MB/s, processor time in ms for a MB; in brackets the ratio to TCP, median and range of {rounds} rounds\n"
     );
     println!("{:>8} {:>12} {:>34} {:>34}", "bytes", "tcp", "zenoh", "bridge");
-    for size in SIZES {
+    for &size in sizes {
         let mut counts: BTreeMap<&str, usize> = WAYS.map(|way| (way, 200)).into();
         let mut rates: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        let mut spent: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
         for round in 0..rounds + 2 {
             for way in WAYS {
                 let count = counts[way];
+                let before = processor_time(second.child.id())?;
                 let rate = one_way(&mut ends, &mut second, way, size, count)?;
                 counts.insert(way, ((rate * time) as usize).clamp(20, 3_000_000));
                 // The first rounds find out how many messages make a round.
                 if round >= 2 {
                     rates.entry(way).or_default().push(rate);
+                    let (time, megabytes) = spent.entry(way).or_default();
+                    *time += processor_time(second.child.id())? - before;
+                    *megabytes += (count * size) as f64 / 1e6;
                 }
             }
         }
@@ -155,7 +178,8 @@ fn first(quick: bool, settings: &Settings) -> Result<()> {
         for way in WAYS {
             let ratios: Vec<f64> = rates[way].iter().zip(&rates["tcp"]).map(|(rate, tcp)| rate / tcp).collect();
             let rate = median(&rates[way]);
-            let text = format!("{:.0} ({:.2}M/s)", rate * size as f64 / 1e6, rate / 1e6);
+            let (time, megabytes) = spent[way];
+            let text = format!("{:.0}, {:.2} ms", rate * size as f64 / 1e6, 1e3 * time / megabytes);
             if way == "tcp" {
                 print!(" {text:>18}");
             } else {

@@ -20,6 +20,7 @@ use ringpipe::mpmc::{Receiver, Sender};
 use ringpipe::{Connection, End, Listener, connect, mpmc};
 use ringpipe_bridge::Bridge;
 
+#[allow(clippy::manual_is_multiple_of, reason = "it is written for an older Rust than a bridge is")]
 #[path = "../../examples/work_queue.rs"]
 mod work_queue;
 

@@ -127,8 +127,11 @@ impl Builder {
     }
 
     fn zenoh(&self) -> zenoh::Result<Config> {
-        // Without this, Zenoh would notice that a machine is gone later than the bridges do.
-        let lease = (self.patience / 4).clamp(Duration::from_millis(500), Duration::from_secs(10));
+        // Zenoh is to notice that a machine is gone before the bridges do, and to give up a try to connect while there is time for others: packets lost on the way
+        // delay one by seconds.
+        let longest = Duration::from_secs(10);
+        let lease = (self.patience / 4).clamp(Duration::from_millis(500), longest);
+        let open = (self.patience / 4).clamp(Duration::from_secs(1), longest);
         let mut config = match &self.config {
             Some(file) => Config::from_file(file)?,
             None => Config::default(),
@@ -143,9 +146,11 @@ impl Builder {
             ("scouting/gossip/enabled", "false".to_owned()),
             ("connect/timeout_ms", "-1".to_owned()),
             ("connect/exit_on_failure", "false".to_owned()),
-            ("connect/retry", r#"{"period_init_ms":100,"period_max_ms":1000,"period_increase_factor":2}"#.to_owned()),
+            // Short periods, since a try that is cut short makes the next one wait longer, and a line that is cut again and again is to be used in between.
+            ("connect/retry", r#"{"period_init_ms":50,"period_max_ms":200,"period_increase_factor":2}"#.to_owned()),
+            ("transport/unicast/open_timeout", open.as_millis().to_string()),
             ("transport/link/tx/lease", lease.as_millis().to_string()),
-            // Batches of 64 KiB that wait to be written: with Zenoh's two, long messages went at half the rate and less.
+            // Batches of 64 KiB that wait to be written, instead of two: 64 KiB and more gained from nothing to a half through a bridge, and up to twice without.
             ("transport/link/tx/queue/size/data", "16".to_owned()),
             ("listen/endpoints", format!("{here:?}")),
         ];

@@ -13,6 +13,9 @@ use crate::packet::MOST;
 /// Bytes of a length, at most.
 const LONGEST_LENGTH: usize = 10;
 
+/// So much memory is kept for the next message that has to be put together. What is given back and asked for again for each comes as pages that the kernel has to clear.
+const KEPT: usize = 4 * MOST;
+
 /// Puts messages into segments.
 pub(crate) struct Encoder {
     segment: Vec<u8>,
@@ -169,7 +172,7 @@ impl Decoder {
         if self.wanted.is_some_and(|wanted| wanted == self.begun.len() as u64 && wanted > 0) {
             self.wanted = None;
             self.begun.clear();
-            self.begun.shrink_to(MOST);
+            self.begun.shrink_to(KEPT);
         }
     }
 

@@ -27,7 +27,7 @@
 //! - *Nothing is lost, nothing is doubled, nothing is out of order*: a segment is received only if it starts at `received`. All others are thrown away. So what is received is the stream,
 //!   whatever the network does. A sender throws away only what is acknowledged, that is, received.
 //! - *Memory is bounded*: by the window in the sender, and by the window in the receiver, since no honest sender goes beyond the limit, and what comes from another is
-//!   thrown away.
+//!   thrown away. Short segments that wait are put together, or what they are wrapped in would be many times the window.
 //! - *Back-pressure goes end to end*: the limit moves as the receiver's user takes bytes out, which is when the far program's ring has room.
 //!
 //! # What is sent again, and when
@@ -72,6 +72,12 @@ pub(crate) const PING_AFTER: Duration = Duration::from_millis(100);
 
 /// An acknowledgement waits so long for a segment that takes it along.
 const ACK_AFTER: Duration = Duration::from_millis(20);
+
+/// What waits has at least so many bytes to a buffer, or is put together. What comes from the network keeps the buffer of 64 KiB in which it came, however short it is.
+const SHORT: usize = 32 << 10;
+
+/// Segments that may be without acknowledgement, however short: each takes some memory besides its bytes.
+const MANY: usize = 4096;
 
 /// Why a link is over before its streams have come to their ends. In a packet, its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,6 +174,8 @@ struct Outgoing {
 
 struct Incoming {
     queue: VecDeque<ZBytes>,
+    /// Short segments behind the queue, put together.
+    joined: Vec<u8>,
     received: u64,
     consumed: u64,
     closed: bool,
@@ -177,6 +185,35 @@ struct Incoming {
     /// The last ping, to be answered with each packet.
     pong: u32,
     answer_at: Option<Duration>,
+}
+
+impl Incoming {
+    fn push(&mut self, segment: ZBytes) {
+        let is_short = segment.len() < SHORT * segment.slices().count();
+        if self.joined.len() + segment.len() > MOST || !is_short {
+            self.settle();
+        }
+        // The first is likely to be taken at once.
+        if is_short && !(self.queue.is_empty() && self.joined.is_empty()) {
+            segment.slices().for_each(|slice| self.joined.extend_from_slice(slice));
+        } else {
+            self.queue.push_back(segment);
+        }
+    }
+
+    fn pop(&mut self) -> Option<ZBytes> {
+        if self.queue.is_empty() {
+            self.settle();
+        }
+        self.queue.pop_front()
+    }
+
+    /// Adds what was put together to the queue.
+    fn settle(&mut self) {
+        if !self.joined.is_empty() {
+            self.queue.push_back(ZBytes::from(std::mem::take(&mut self.joined)));
+        }
+    }
 }
 
 impl Link {
@@ -222,6 +259,7 @@ impl Link {
             },
             incoming: Incoming {
                 queue: VecDeque::new(),
+                joined: Vec::new(),
                 received: 0,
                 consumed: 0,
                 closed: false,
@@ -237,7 +275,10 @@ impl Link {
 
     /// Bytes that may be pushed.
     pub(crate) fn room(&self) -> u64 {
-        if self.is_refused() { 0 } else { self.settings.window - (self.out.written - self.out.acked) }
+        if self.is_refused() || self.out.segments.len() >= MANY {
+            return 0;
+        }
+        self.settings.window - (self.out.written - self.out.acked)
     }
 
     /// Adds a segment to the stream: at most [`MOST`] bytes, and at most [`room`](Self::room).
@@ -254,7 +295,7 @@ impl Link {
 
     /// The next part of what has been received. To be followed by [`consumed`](Self::consumed), once it is where it belongs.
     pub(crate) fn pop(&mut self) -> Option<ZBytes> {
-        self.incoming.queue.pop_front()
+        self.incoming.pop()
     }
 
     /// So many bytes of what was popped need no room any more.
@@ -269,6 +310,7 @@ impl Link {
         if !self.incoming.closed {
             self.incoming.closed = true;
             self.incoming.queue.clear();
+            self.incoming.joined = Vec::new();
             self.incoming.answer_at = Some(now);
         }
     }
@@ -312,7 +354,7 @@ impl Link {
 
     /// Whether there is something to [`pop`](Self::pop).
     pub(crate) fn has_something(&self) -> bool {
-        !self.incoming.queue.is_empty()
+        !self.incoming.queue.is_empty() || !self.incoming.joined.is_empty()
     }
 
     /// Whether [`poll_output`](Self::poll_output) has something.
@@ -408,7 +450,7 @@ impl Link {
             incoming.answer_at = Some(now);
         } else if len > 0 && head.offset == incoming.received && incoming.received + len <= incoming.consumed + window {
             incoming.received += len;
-            incoming.queue.push_back(payload);
+            incoming.push(payload);
             self.soon(now);
         }
         if head.ping != 0 {

@@ -21,11 +21,17 @@ use zenoh::{Session, Wait};
 
 use crate::error::BridgeError;
 use crate::link::{Over, Reason, Settings};
-use crate::packet::{Head, Kind, Packet};
+use crate::packet::{Head, Kind, MOST, Packet};
 use crate::wire::{Post, Wire, address, lock, wait};
 
 /// Packets that may wait at the desk. More are thrown away: those who have sent them ask again.
 const WAITING: usize = 1024;
+
+/// The longest patience, some thirty years: clocks run over beyond that.
+const FOREVER: Duration = Duration::from_secs(1_000_000_000);
+
+/// The largest window: beyond that, its sums would run over.
+const HUGE: u64 = 1 << 62;
 
 /// Something that happened on a bridge.
 #[derive(Clone, Debug)]
@@ -101,6 +107,7 @@ impl Network {
         longest: u64,
         report: Report,
     ) -> Result<Arc<Network>, BridgeError> {
+        let settings = Settings { window: settings.window.min(HUGE), patience: settings.patience.min(FOREVER) };
         let session = zenoh::open(config).wait().map_err(BridgeError::Network)?;
         let id = u128::from_le_bytes(session.zid().to_le_bytes());
         let network = Arc::new(Network {
@@ -151,12 +158,27 @@ impl Network {
     fn on_sample(&self, sample: &Sample, desk: &SyncSender<Packet>) {
         let head = sample.attachment().and_then(|head| Head::decode(&head.to_bytes()));
         let Some(head) = head else { return };
-        let wire = lock(&self.wires).get(&head.dst).cloned();
-        let packet = Packet { head, payload: sample.payload().clone() };
-        match wire {
-            Some(wire) => wire.on_packet(packet),
-            None => drop(desk.try_send(packet)),
+        let payload = sample.payload();
+        if payload.len() > MOST {
+            return;
         }
+        let wire = lock(&self.wires).get(&head.dst).cloned();
+        match wire {
+            Some(wire) => wire.on_packet(Packet { head, payload: payload.clone() }),
+            // Never an answer to an answer.
+            None if head.kind == Kind::Reset => {}
+            None => {
+                let payload = if head.kind == Kind::Open { self.asked_for(payload) } else { ZBytes::new() };
+                drop(desk.try_send(Packet { head, payload }));
+            }
+        }
+    }
+
+    /// The service that a request names, or nothing if it is not exported: what waits at the desk is not to be as large as strangers like.
+    fn asked_for(&self, request: &ZBytes) -> ZBytes {
+        let request = request.to_bytes();
+        let is_exported = std::str::from_utf8(&request).is_ok_and(|service| lock(&self.exports).contains_key(service));
+        if is_exported { ZBytes::from(request.into_owned()) } else { ZBytes::new() }
     }
 
     fn on_token(&self, sample: &Sample) {
@@ -264,7 +286,6 @@ impl Network {
             Post::new(&self.session, packet.head.from).send(Packet { head, payload }, true);
         };
         match head.kind {
-            // Never an answer to an answer.
             Kind::Reset => {}
             Kind::Segment => refuse(Reason::Unknown),
             Kind::Open => {

@@ -19,15 +19,17 @@
 //! ```
 //!
 //! The host keeps `asked - taken` at the number that may be ready, and tells `asked` and `taken` together. What nobody took because the last process has gone, or because the bridge
-//! ends, it sends back, and home puts it into the queue again. If the host is lost, what it had been given is in doubt: see [`Doubt`].
+//! ends, it takes itself and sends back, and home puts it into the queue again, or gives it to the host again if that asks first: the queue may be full, and that host the only one to make
+//! room. If the host is lost, what it had been given is in doubt: see [`Doubt`].
 //!
 //! A message that is on its way to a host has left home's queue. So if home's bridge is killed, what was given and has not arrived is lost: at most `asked - put` of each host.
 
 use std::collections::VecDeque;
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,7 +37,7 @@ use ringpipe::mpmc::{self, Listener, Role};
 use ringpipe::{AcceptError, ListenError, RecvError, SendError, connect};
 
 use crate::bridge::{Direction, Doubt};
-use crate::carry::{Undeliverable, end, for_each_message, inbound, outbound, unreadable};
+use crate::carry::{Intake, Message, Undeliverable, end, for_each_message, inbound, outbound, unreadable};
 use crate::error::BridgeError;
 use crate::frames::{Decoder, Encoder};
 use crate::link::Reason;
@@ -107,10 +109,31 @@ struct Home<'a> {
 struct Host {
     asked: u64,
     taken: u64,
-    has_enough: bool,
-    /// What was given and not taken yet, if that is to be repeated.
-    kept: VecDeque<Vec<u8>>,
     given: u64,
+    has_enough: bool,
+    /// What was given and is not known to be taken yet, if that is to be repeated; the oldest first.
+    kept: VecDeque<Vec<u8>>,
+    /// What it has sent back and is not in the queue again yet.
+    returned: VecDeque<Vec<u8>>,
+}
+
+impl Host {
+    fn heard_numbers(&mut self, asked: u64, taken: u64) {
+        self.asked = self.asked.max(asked);
+        self.taken = self.taken.max(taken);
+        // What came back is no longer among what is kept, but counts as taken.
+        let left = usize::try_from(self.given.saturating_sub(self.taken)).unwrap_or(usize::MAX);
+        let done = self.kept.len().saturating_sub(left);
+        self.kept.drain(..done);
+    }
+
+    fn heard_back(&mut self, message: &[u8]) {
+        // Which one it was shows in nothing else, since a process may have taken one in between. It may be of a link before this one.
+        if let Some(place) = self.kept.iter().position(|kept| kept == message) {
+            self.kept.remove(place);
+        }
+        self.returned.push_back(message.to_vec());
+    }
 }
 
 /// Home's side of `take`.
@@ -119,23 +142,34 @@ fn serve_take(network: &Arc<Network>, wire: &Arc<Wire>, home: &Home<'_>, doubt: 
     let told = Condvar::new();
     thread::scope(|scope| {
         scope.spawn(|| give(network, wire, home, &host, &told, doubt));
-        listen_to_host(network, wire, home, &host, &told);
+        listen_to_host(network, wire, &host, &told);
     });
-    let left = std::mem::take(&mut lock(&host).kept);
+    let Host { mut kept, mut returned, .. } = host.into_inner().unwrap_or_else(PoisonError::into_inner);
     if wire.over().is_some() {
-        left.iter().for_each(|message| bring_back(home, message));
+        returned.append(&mut kept);
     }
+    while bring_back(home, &mut returned, network.settings.patience) && !returned.is_empty() {}
+    wire.close();
 }
 
-/// Puts a message back into the queue that it was taken out of.
-fn bring_back(home: &Home<'_>, message: &[u8]) {
-    // If nobody is there any more, it is lost as what is left in a queue is.
-    if let Ok(put) = connect::<mpmc::Sender>(home.name, LOOK) {
-        let _ = put.send_bytes(message);
+/// Puts messages back into the queue that they were taken out of, as far as there is room in time. Whether there is such a queue: what is to go back into one that is not there any more
+/// is lost, as what is left in a queue is.
+fn bring_back(home: &Home<'_>, messages: &mut VecDeque<Vec<u8>>, timeout: Duration) -> bool {
+    if messages.is_empty() {
+        return true;
     }
+    let Ok(put) = connect::<mpmc::Sender>(home.name, timeout) else { return false };
+    while let Some(message) = messages.front() {
+        match put.send_bytes_timeout(message, timeout) {
+            Ok(()) => drop(messages.pop_front()),
+            Err(SendError::TimedOut) => return true,
+            Err(_) => return false,
+        }
+    }
+    true
 }
 
-fn listen_to_host(network: &Network, wire: &Wire, home: &Home<'_>, host: &Mutex<Host>, told: &Condvar) {
+fn listen_to_host(network: &Network, wire: &Wire, host: &Mutex<Host>, told: &Condvar) {
     let mut decoder = Decoder::new(network.longest.saturating_add(1));
     loop {
         let segment = match wire.take(LOOK) {
@@ -148,27 +182,26 @@ fn listen_to_host(network: &Network, wire: &Wire, home: &Home<'_>, host: &Mutex<
             let heard = for_each_message(&mut decoder, bytes, |message| {
                 match message.split_first() {
                     Some((&ASKED, numbers)) => match numbers.try_into().map(u128::from_le_bytes) {
-                        Ok(both) => heard_numbers(host, both as u64, (both >> 64) as u64),
+                        Ok(both) => lock(host).heard_numbers(both as u64, (both >> 64) as u64),
                         Err(_) => nonsense = true,
                     },
-                    Some((&BACK, message)) => {
-                        lock(host).kept.pop_back();
-                        bring_back(home, message);
-                    }
+                    Some((&BACK, message)) => lock(host).heard_back(message),
                     Some((&ENOUGH, [])) => lock(host).has_enough = true,
                     _ => nonsense = true,
                 }
                 Ok(())
             });
+            if matches!(heard, Ok(true)) {
+                // The host ends in order: what it has not sent back was taken.
+                let mut host = lock(host);
+                host.has_enough = true;
+                host.kept.clear();
+            }
             told.notify_all();
             match heard {
                 Ok(false) if nonsense => return wire.reset(Reason::Nonsense),
                 Ok(false) => {}
-                // The host ends in order: what it has not sent back was taken.
-                Ok(true) => {
-                    lock(host).kept.clear();
-                    return wire.close();
-                }
+                Ok(true) => return,
                 Err(Undeliverable::Unreadable(why)) => return wire.reset(unreadable(&why)),
                 Err(Undeliverable::Send(_)) => return wire.reset(Reason::Failed),
             }
@@ -177,26 +210,27 @@ fn listen_to_host(network: &Network, wire: &Wire, home: &Home<'_>, host: &Mutex<
     }
 }
 
-fn heard_numbers(host: &Mutex<Host>, asked: u64, taken: u64) {
-    let mut host = lock(host);
-    host.asked = host.asked.max(asked);
-    let more = taken.saturating_sub(host.taken);
-    host.taken += more;
-    let done = host.kept.len().min(usize::try_from(more).unwrap_or(usize::MAX));
-    host.kept.drain(..done);
-}
-
 /// Gives a host what it has asked for.
 fn give(network: &Network, wire: &Wire, home: &Home<'_>, host: &Mutex<Host>, told: &Condvar, doubt: Doubt) {
     let mut encoder = Encoder::new();
     loop {
         {
-            let guard = lock(host);
+            let mut guard = lock(host);
             if guard.has_enough {
                 return end(wire, &mut encoder);
             }
             if guard.given >= guard.asked {
-                drop(wait(told, guard, LOOK));
+                let mut returned = std::mem::take(&mut guard.returned);
+                if returned.is_empty() {
+                    drop(wait(told, guard, LOOK));
+                } else {
+                    drop(guard);
+                    bring_back(home, &mut returned, LOOK);
+                    // Those that came back meanwhile are younger.
+                    let mut host = lock(host);
+                    returned.append(&mut host.returned);
+                    host.returned = returned;
+                }
                 if wire.is_refused() {
                     return;
                 }
@@ -208,7 +242,8 @@ fn give(network: &Network, wire: &Wire, home: &Home<'_>, host: &Mutex<Host>, tol
             Ok(false) => continue,
             Err(_) => return,
         }
-        let message = match home.take.recv_bytes_timeout(LOOK) {
+        let returned = lock(host).returned.pop_front();
+        let message = match returned.map_or_else(|| home.take.recv_bytes_timeout(LOOK), Ok) {
             Ok(message) => message,
             Err(RecvError::TimedOut) if !wire.is_refused() => continue,
             Err(RecvError::TimedOut) => return,
@@ -216,7 +251,7 @@ fn give(network: &Network, wire: &Wire, home: &Home<'_>, host: &Mutex<Host>, tol
             Err(_) => return wire.reset(Reason::Failed),
         };
         if message.len() as u64 > network.longest {
-            bring_back(home, &message);
+            lock(host).returned.push_back(message);
             return wire.reset(Reason::TooLong);
         }
         {
@@ -232,7 +267,7 @@ fn give(network: &Network, wire: &Wire, home: &Home<'_>, host: &Mutex<Host>, tol
         if pushed.is_err() {
             // It cannot have arrived whole.
             if doubt == Doubt::Lose {
-                bring_back(home, &message);
+                lock(host).returned.push_back(message);
             }
             return;
         }
@@ -267,6 +302,28 @@ struct Import {
     ahead: Option<usize>,
 }
 
+/// A queue whose end is there, once the bridge is to end, as soon as nothing is left in it.
+struct Rest<'a> {
+    receiver: mpmc::Receiver,
+    network: &'a Network,
+}
+
+impl Intake for Rest<'_> {
+    fn take<E>(
+        &mut self,
+        timeout: Duration,
+        each: impl FnMut(Message<'_>) -> Result<(), E>,
+    ) -> Result<Result<(), E>, RecvError> {
+        if timeout.is_zero() || !self.network.is_closing() {
+            return self.receiver.take(timeout, each);
+        }
+        match self.receiver.take(Duration::ZERO, each) {
+            Err(RecvError::Empty) => Err(RecvError::Disconnected),
+            taken => taken,
+        }
+    }
+}
+
 /// Who has joined as a receiver.
 #[derive(Default)]
 struct Workers {
@@ -276,9 +333,22 @@ struct Workers {
 impl Workers {
     /// How many of them live. One of another namespace, which has no number here, counts as living.
     fn count(&mut self) -> usize {
-        self.pids.retain(|pid| pid.is_none_or(|pid| fs::exists(format!("/proc/{pid}")).unwrap_or(true)));
+        self.pids.retain(|pid| pid.is_none_or(is_alive));
         self.pids.len()
     }
+}
+
+/// Whether there is a process of that number. One that has ended takes nothing, though its parent may be yet to hear of it; one whose first thread alone has ended lives.
+fn is_alive(pid: u32) -> bool {
+    let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        Err(e) => return e.kind() != io::ErrorKind::NotFound,
+    };
+    // The name, in parentheses, may hold anything.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let mut fields = fields.split_whitespace();
+    let (state, threads) = (fields.next(), fields.nth(16));
+    !(matches!(state, Some("Z" | "X")) && threads.is_none_or(|count| count == "0" || count == "1"))
 }
 
 impl Import {
@@ -345,7 +415,7 @@ impl Import {
     /// This side of `put`. Whether home's queue is at its end.
     fn put(&self, wire: &Arc<Wire>, receiver: mpmc::Receiver) -> bool {
         thread::scope(|scope| {
-            scope.spawn(|| outbound(wire, receiver, self.network.longest));
+            scope.spawn(|| outbound(wire, Rest { receiver, network: &self.network }, self.network.longest));
             loop {
                 match wire.take(LOOK) {
                     // Home has nothing to say but the end of its own stream.
@@ -354,7 +424,6 @@ impl Import {
                         wire.close();
                     }
                     Taken::Nothing if wire.is_refused() => break,
-                    Taken::Nothing if self.network.is_closing() => wire.reset(Reason::Ending),
                     Taken::Nothing => {}
                     Taken::Over => break,
                 }
@@ -377,6 +446,8 @@ impl Import {
             scope.spawn(|| self.fill(wire, sender, &put, &ended));
             self.ask(wire, receiver, sender, workers, &put, &ended);
         });
+        // What was sent back is to arrive.
+        wire.await_end();
         ended.load(Ordering::Relaxed) && wire.over().is_none()
     }
 
@@ -431,8 +502,10 @@ impl Import {
             let ahead = if living == 0 || closing { 0 } else { self.ahead.unwrap_or(living) as u64 };
             // In this order, or what is put in between would seem to be taken.
             let arrived = put.load(Ordering::Acquire);
-            let taken = arrived.saturating_sub(sender.len() as u64);
-            asked = asked.max(taken + ahead);
+            let ready = sender.len() as u64;
+            // What was there before this link is taken before what it has brought.
+            let taken = arrived.saturating_sub(ready);
+            asked = asked.max(arrived.saturating_add(ahead).saturating_sub(ready));
             let mut said = Ok(());
             if (asked, taken) != told {
                 told = (asked, taken);
@@ -461,4 +534,47 @@ fn say(wire: &Wire, encoder: &mut Encoder, what: u8, content: &[u8]) -> Result<(
     let message = [&[what], content].concat();
     encoder.message(&message, |segment| wire.push(segment))?;
     encoder.flush().map_or(Ok(()), |segment| wire.push(segment))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn what_comes_back_is_not_kept_and_what_is_given_meanwhile_is() {
+        let mut host = Host { given: 4, kept: (1..=4).map(|message| vec![message]).collect(), ..Host::default() };
+        host.heard_numbers(5, 1);
+        assert_eq!(host.kept, [[2], [3], [4]]);
+        // The bridge there takes the second, a process the third, and the bridge the fourth; one is given meanwhile.
+        host.heard_back(&[2]);
+        host.heard_back(&[4]);
+        assert_eq!(host.kept, [[3]]);
+        (host.given, host.kept) = (5, [vec![3], vec![5]].into());
+        host.heard_numbers(5, 4);
+        assert_eq!(host.kept, [[5]], "three have gone, of which one is known to be taken");
+        assert_eq!(host.returned, [[2], [4]]);
+        // Of an earlier link.
+        host.heard_back(&[9]);
+        assert_eq!((host.kept.len(), host.returned.len()), (1, 3));
+        // What no host would say.
+        host.heard_numbers(u64::MAX, u64::MAX);
+        assert!(host.kept.is_empty());
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_not_alive_though_its_parent_has_not_asked() {
+        assert!(is_alive(std::process::id()));
+        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        assert!(is_alive(child.id()));
+        child.kill().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while is_alive(child.id()) {
+            assert!(Instant::now() < deadline, "it counts as living");
+            thread::sleep(Duration::from_millis(1));
+        }
+        child.wait().unwrap();
+        assert!(!is_alive(child.id()));
+    }
 }

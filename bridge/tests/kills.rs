@@ -155,7 +155,7 @@ fn pipes_through_a_line_that_is_cut_at_random_lose_nothing() {
 fn pipes_through_bridges_that_are_killed_at_random_are_cut_short_and_nothing_else() {
     let turn = AtomicU64::new(0);
     pipes_through(SOME_PATIENCE, |export, import, _| {
-        if turn.fetch_add(1, Ordering::Relaxed) % 2 == 0 {
+        if turn.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
             export.kill()
         } else {
             import.kill()

@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -238,4 +239,62 @@ fn what_other_hosts_send_comes_home() {
     let sender: Sender = connect(names.of("away-0"), LONG).unwrap();
     queue.end();
     eventually("a broken pipe", || matches!(sender.try_send_bytes(b"more"), Err(SendError::Disconnected)));
+}
+
+#[test]
+fn what_was_sent_before_a_bridge_ends_comes_home() {
+    // More than home's ring and a window hold, and less than two windows, so that some is still in the bridge that ends.
+    const COUNT: u64 = 600;
+    let names = Names::new();
+    let queue = queue(&names);
+    let (_home, mut hosts) = hosts(&names, 1, Direction::Put, Doubt::Lose, None);
+    let sender: Sender = connect(names.of("away-0"), LONG).unwrap();
+    (0..COUNT).for_each(|number| sender.send_bytes(&message_of(number, 10_000)).unwrap());
+    let ending = thread::spawn(move || hosts.clear());
+    thread::sleep(Duration::from_secs(1));
+    for number in 0..COUNT {
+        let got = queue.receiver.recv_bytes_timeout(LONG).unwrap();
+        assert!(got == message_of(number, 10_000), "message {number} is wrong: it says {}", number_of(&got));
+    }
+    ending.join().unwrap();
+    assert!(queue.receiver.is_empty());
+}
+
+/// The name that a worker in a process of its own is to join.
+const WORKER: &str = "RINGPIPE_BRIDGE_TEST_WORKER";
+
+#[test]
+#[ignore = "no test: a worker that takes nothing, which another test starts and kills"]
+fn a_worker_that_can_be_killed() {
+    let Some(name) = std::env::var_os(WORKER) else { return };
+    let worker: Receiver = connect(name, LONG).unwrap();
+    thread::sleep(LONG);
+    drop(worker);
+}
+
+#[test]
+fn what_comes_back_to_a_full_queue_does_not_keep_the_next_worker_waiting() {
+    let names = Names::new();
+    let queue = queue(&names);
+    let (_home, _hosts) = hosts(&names, 1, Direction::Take, Doubt::Lose, None);
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["a_worker_that_can_be_killed", "--exact", "--ignored"])
+        .env(WORKER, names.of("away-0"))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    queue.sender.send_bytes(&message_of(0, 10_000)).unwrap();
+    eventually("one is ready", || queue.receiver.is_empty());
+    let mut sent = 1;
+    while queue.sender.try_send_bytes(&message_of(sent, 10_000)).is_ok() {
+        sent += 1;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // The host sends it back, and there is no room for it.
+    thread::sleep(Duration::from_secs(1));
+    let worker = worker(&names, 0);
+    let mut got: Vec<u64> = (0..sent).map(|_| number_of(&worker.recv_bytes_timeout(LONG).unwrap())).collect();
+    got.sort_unstable();
+    assert_eq!(got, (0..sent).collect::<Vec<_>>());
 }

@@ -47,7 +47,7 @@ enum Command {
     /// Join local names to keys on a network, so that programs on other hosts can use them, until killed
     #[cfg(feature = "bridge")]
     #[command(after_help = bridge::HELP)]
-    Bridge(bridge::Args),
+    Bridge(Box<bridge::Args>),
     /// Show the named pipes of this user: how full they are, how fast they go, who has them open and waits
     #[command(after_long_help = pipes::HELP)]
     Ls(pipes::Args),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use zenoh::bytes::ZBytes;
 
-use super::{Link, Over, Reason, Settings};
+use super::{ACK_AFTER, Link, MANY, Over, Reason, SHORT, Settings};
 use crate::packet::{Kind, MOST, Packet};
 
 const WINDOW: u64 = 2 * MOST as u64;
@@ -162,10 +162,10 @@ impl World {
                 return;
             }
         }
-        if let Some(link) = &mut self.sides[to].link {
-            if head.dst == link.ours() || head.kind == Kind::Open {
-                link.on_packet(packet, now);
-            }
+        if let Some(link) = &mut self.sides[to].link
+            && (head.dst == link.ours() || head.kind == Kind::Open)
+        {
+            link.on_packet(packet, now);
         }
     }
 
@@ -190,13 +190,15 @@ impl World {
         assert!(link.out.written - link.out.acked <= WINDOW, "the sender keeps more than its window");
         let held = link.incoming.received - link.incoming.consumed;
         assert!(held <= WINDOW, "the receiver keeps {held} bytes");
-        if self.random.below(1000) < me.appetite {
-            if let Some(segment) = link.pop() {
-                let right = segment.to_bytes() == part(&self.pattern, other, me.received, segment.len());
-                assert!(right, "wrong bytes at {} of the stream to side {side}", me.received);
-                me.received += segment.len() as u64;
-                link.consumed(segment.len() as u64, now);
-            }
+        let pieces = link.incoming.queue.len();
+        assert!(pieces as u64 <= 2 * held / SHORT as u64 + 2, "the receiver keeps {held} bytes in {pieces} pieces");
+        if self.random.below(1000) < me.appetite
+            && let Some(segment) = link.pop()
+        {
+            let right = segment.to_bytes() == part(&self.pattern, other, me.received, segment.len());
+            assert!(right, "wrong bytes at {} of the stream to side {side}", me.received);
+            me.received += segment.len() as u64;
+            link.consumed(segment.len() as u64, now);
         }
         let total = self.sides[other].total;
         let me = &mut self.sides[side];
@@ -209,7 +211,11 @@ impl World {
     /// Lets a millisecond pass.
     fn step(&mut self) {
         self.now += Duration::from_millis(1);
-        self.is_cut();
+        let was_cut = self.now < self.cut_until + Duration::from_millis(1);
+        // The network says so when it is back, and sometimes when it is not.
+        if was_cut && !self.is_cut() || self.weather.calm > 0 && self.random.one_in(5000) {
+            self.sides.iter_mut().filter_map(|side| side.link.as_mut()).for_each(Link::on_reconnect);
+        }
         while let Some(entry) = self.flying.first_entry().filter(|entry| entry.key().0 <= self.now) {
             let (to, packet) = entry.remove();
             self.deliver(to, packet);
@@ -291,7 +297,7 @@ fn everything_arrives_once_and_in_order_whatever_the_network_does() {
             // Cuts follow upon each other so quickly that nothing may get through for ten seconds. It must be that, and nothing else.
             let lost = [0, 1].map(|side| world.over(side)).into_iter().flatten();
             assert!(lost.clone().all(|over| matches!(over, Over::Here(Reason::Lost) | Over::There(Reason::Lost))));
-            assert!(weather.calm == 300 && weather.cut > 50 || weather.dropped == 200, "lost: {}", state());
+            assert!(weather.calm > 0 && weather.cut > 50, "lost: {}", state());
         }
     }
 }
@@ -314,6 +320,13 @@ fn a_short_cut_loses_nothing_and_a_long_one_ends_the_link_on_both_sides() {
         assert!(world.run_until(600, World::is_settled), "stuck: seed {seed}");
         if short || finished {
             assert!(world.is_complete(), "seed {seed}: a cut of {length} ms after {before} ms");
+        } else {
+            let ends = [0, 1].map(|side| world.over(side));
+            let is_lost = |over: &Option<Over>| *over == Some(Over::Here(Reason::Lost));
+            // Where the last word of one was lost, that one has come to its end; and the call may not have arrived.
+            let is_right =
+                |side: usize| is_lost(&ends[side]) || world.sides[side].link.as_ref().is_none_or(Link::is_complete);
+            assert!(ends.iter().any(is_lost) && is_right(0) && is_right(1), "seed {seed}: {ends:?} after {before} ms");
         }
     }
 }
@@ -330,7 +343,7 @@ fn who_wants_no_more_stops_the_sender_and_nothing_else() {
         world.sides[1].enough = Some(random.below(MOST as u64));
         assert!(world.run_until(600, World::is_complete), "stuck: seed {seed}, {weather:?}");
         assert_eq!(world.sides[0].received, totals[1], "seed {seed}: the other direction goes on to its end");
-        assert!(world.sides[0].pushed < totals[0] || world.sides[0].link.as_ref().unwrap().is_refused());
+        assert!(world.sides[0].pushed < totals[0], "seed {seed}: the sender was not stopped");
     }
 }
 
@@ -435,4 +448,45 @@ fn packets_of_others_and_impossible_ones_do_no_harm() {
     packet.head.ack = 1;
     caller.on_packet(packet, now);
     assert_eq!(caller.over(), Some(Over::Here(Reason::Nonsense)));
+}
+
+#[test]
+fn many_short_segments_take_little_more_memory_than_their_bytes() {
+    let now = Duration::from_secs(1);
+    let mut caller = Link::call(SETTINGS, 1, 10, ZBytes::from(vec![1]), now);
+    let (open, _) = caller.poll_output(now).unwrap();
+    let mut callee = Link::answer(SETTINGS, 2, 20, &open.head, now);
+    caller.on_packet(callee.poll_output(now).unwrap().0, now);
+    callee.on_packet(caller.poll_output(now).unwrap().0, now);
+    let pattern = pattern();
+    let (mut pushed, mut number) = (0, 0);
+    let mut push = |caller: &mut Link, len: usize| {
+        caller.push(ZBytes::from(part(&pattern, 0, pushed, len)), now);
+        pushed += len as u64;
+    };
+    // Nothing is acknowledged meanwhile.
+    while caller.room() > 0 {
+        number += 1;
+        push(&mut caller, 1 + number % 20);
+    }
+    assert_eq!(number, MANY, "there may be so many without acknowledgement");
+    while let Some((packet, _)) = caller.poll_output(now) {
+        callee.on_packet(packet, now);
+    }
+    // The first by itself, and the others put together.
+    assert!(callee.incoming.queue.len() <= 2, "{} buffers", callee.incoming.queue.len());
+    // A long one comes behind them, and one more behind that.
+    caller.on_packet(callee.poll_output(now + ACK_AFTER).unwrap().0, now);
+    push(&mut caller, SHORT);
+    push(&mut caller, 1);
+    while let Some((packet, _)) = caller.poll_output(now) {
+        callee.on_packet(packet, now);
+    }
+    let mut received = 0;
+    while let Some(segment) = callee.pop() {
+        assert!(segment.to_bytes() == part(&pattern, 0, received, segment.len()), "wrong bytes at {received}");
+        received += segment.len() as u64;
+    }
+    assert_eq!(received, pushed);
+    assert!(!callee.has_something());
 }
