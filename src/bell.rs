@@ -81,7 +81,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use crate::deadline::Deadline;
-use crate::sync::{AsFd, AtomicU32, BorrowedFd, HEAR_OUT, Ordering, OwnedFd, spin_loop};
+use crate::sync::{AsFd, AtomicU32, BorrowedFd, HEAR_OUT, LEASE, Ordering, OwnedFd, spin_loop};
 use crate::sys::{self, Readiness};
 
 pub(crate) const ASLEEP: u32 = 1;
@@ -109,8 +109,6 @@ const NAP: u64 = 50_000;
 const SETTLE_TRIES: u32 = 4;
 /// Nanoseconds until somebody is waited for like that again after it was in vain: a peer must not hold up every call.
 const IMPATIENCE: u64 = 1_000_000_000;
-/// For how many nanoseconds somebody has to have been arming, to one who looks now and then, to count as dead.
-const LEASE: u64 = 100_000_000;
 
 /// A seat that starts out with an empty bell: the first publication rings.
 pub(crate) fn arm_fresh(seat: &AtomicU32) {

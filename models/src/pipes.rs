@@ -628,7 +628,7 @@ fn carried_end_receiver_killed(explorer: &Explorer) {
                     }
                     Err(RecvError::Cut) => cut += 1,
                     // Descriptors come before the record that they are for.
-                    Err(RecvError::Empty) => thread::yield_now(),
+                    Err(RecvError::Empty) => sys::nap(0),
                     Err(RecvError::IsBytes) => break,
                     Err(e) => panic!("{e}"),
                 }

@@ -16,6 +16,8 @@ pub(crate) use loom::sync::atomic::{Ordering, fence};
 
 pub(crate) const LINGER: u32 = 1;
 pub(crate) const HEAR_OUT: u32 = 1;
+/// Two slices.
+pub(crate) const LEASE: u64 = 9_000_000;
 
 /// What the machine is like, in all of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

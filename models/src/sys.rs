@@ -28,9 +28,10 @@ fn end(deadline: Deadline) -> Option<u64> {
     deadline.at().filter(|&at| machine().slices_end && at <= sync::clock() + SLICE)
 }
 
-/// As long as everybody else takes to do what they can do.
+/// As long as everybody else takes to do what they can do, and counts as a slice.
 pub(crate) fn nap(_: u64) {
     step();
+    sync::sleep(sync::clock() + SLICE);
     loom::thread::yield_now();
 }
 
