@@ -9,6 +9,7 @@
 //! cargo run --release -p ringpipe-models             every model
 //! cargo run --release -p ringpipe-models -- NAME...  some
 //!     --preemptions N|all                            with another bound
+//!     --seconds N                                    each for no longer than that
 //! ```
 #![allow(dead_code, reason = "the models do not use all of the source that is compiled in")]
 #![allow(unreachable_pub, reason = "what is public there is private here")]
@@ -61,13 +62,18 @@ mod rings;
 
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::time::Duration;
 
 fn main() -> ExitCode {
     let mut wanted: Vec<String> = std::env::args().skip(1).collect();
-    let bound = wanted.iter().position(|arg| arg == "--preemptions").map(|at| {
-        let bound = wanted.drain(at..(at + 2).min(wanted.len())).next_back().expect("drained");
+    let mut option = |name: &str| {
+        let at = wanted.iter().position(|arg| arg == name)?;
+        wanted.drain(at..(at + 2).min(wanted.len())).next_back()
+    };
+    let bound = option("--preemptions").map(|bound| {
         if bound == "all" { None } else { Some(bound.parse().expect("--preemptions takes a number or `all`")) }
     });
+    let limit = option("--seconds").map(|limit| Duration::from_secs(limit.parse().expect("--seconds takes a number")));
     let known = [rings::MODELS, pipes::MODELS, many_rings::MODELS, crowds::MODELS, many_pipes::MODELS].concat();
     if let Some(name) = wanted.iter().find(|name| known.iter().all(|model| model.name != **name)) {
         eprintln!("there is no model {name}; there are:");
@@ -84,7 +90,7 @@ fn main() -> ExitCode {
                 loop {
                     let next = queue.lock().unwrap().next();
                     let Some(model) = next else { break };
-                    model.run(bound.unwrap_or(model.preemptions));
+                    model.run(bound.unwrap_or(model.preemptions), limit);
                 }
             });
         }
