@@ -403,13 +403,20 @@ fn a_receiver_that_does_not_receive_stops_the_sender_for_as_long_as_it_likes() {
     assert!(world.run_until(10, World::is_complete));
 }
 
-#[test]
-fn a_call_that_comes_again_later_is_never_confirmed() {
-    let now = Duration::from_secs(1);
+/// A link that has called, and one that has answered, each with the packet by which it did. The caller has the answer already.
+fn called(now: Duration) -> [(Link, Packet); 2] {
     let mut caller = Link::call(SETTINGS, 1, 10, ZBytes::from(vec![1]), now);
     let (open, _) = caller.poll_output(now).unwrap();
     let mut callee = Link::answer(SETTINGS, 2, 20, &open.head, now);
-    caller.on_packet(callee.poll_output(now).unwrap().0, now);
+    let (answer, _) = callee.poll_output(now).unwrap();
+    caller.on_packet(answer.clone(), now);
+    [(caller, open), (callee, answer)]
+}
+
+#[test]
+fn a_call_that_comes_again_later_is_never_confirmed() {
+    let now = Duration::from_secs(1);
+    let [(mut caller, open), (mut callee, _)] = called(now);
     callee.on_packet(caller.poll_output(now).unwrap().0, now);
     assert!(callee.is_confirmed());
     // The same call, after all has been forgotten.
@@ -426,11 +433,7 @@ fn a_call_that_comes_again_later_is_never_confirmed() {
 #[test]
 fn packets_of_others_and_impossible_ones_do_no_harm() {
     let now = Duration::from_secs(1);
-    let mut caller = Link::call(SETTINGS, 1, 10, ZBytes::from(vec![1]), now);
-    let (open, _) = caller.poll_output(now).unwrap();
-    let mut callee = Link::answer(SETTINGS, 2, 20, &open.head, now);
-    let (answer, _) = callee.poll_output(now).unwrap();
-    caller.on_packet(answer.clone(), now);
+    let [(mut caller, _), (_callee, answer)] = called(now);
     // Another link's reset.
     let mut strange = answer.clone();
     (strange.head.src, strange.head.kind) = (99, Kind::Reset);
@@ -453,10 +456,7 @@ fn packets_of_others_and_impossible_ones_do_no_harm() {
 #[test]
 fn many_short_segments_take_little_more_memory_than_their_bytes() {
     let now = Duration::from_secs(1);
-    let mut caller = Link::call(SETTINGS, 1, 10, ZBytes::from(vec![1]), now);
-    let (open, _) = caller.poll_output(now).unwrap();
-    let mut callee = Link::answer(SETTINGS, 2, 20, &open.head, now);
-    caller.on_packet(callee.poll_output(now).unwrap().0, now);
+    let [(mut caller, _), (mut callee, _)] = called(now);
     callee.on_packet(caller.poll_output(now).unwrap().0, now);
     let pattern = pattern();
     let (mut pushed, mut number) = (0, 0);
