@@ -110,6 +110,9 @@ fn is_plain(object: &Bound<'_, PyAny>, most: &mut usize, deepest: usize) -> bool
 /// Bytes of the longest pickle that is made, and read, here.
 pub(crate) const SHORT: usize = 255 + 5;
 
+/// Items of the longest tuple.
+const ITEMS: usize = 8;
+
 /// What these pickles start and end with: protocol 4, stop.
 const START: [u8; 2] = [0x80, 4];
 const STOP: u8 = b'.';
@@ -122,62 +125,131 @@ const LONG: u8 = 0x8a;
 const FLOAT: u8 = b'G';
 const BYTES: u8 = b'C';
 const TEXT: u8 = 0x8c;
+/// What the items of a tuple are between.
+const MARK: u8 = b'(';
+const TUPLE: u8 = b't';
 
-/// The pickle of an object of a few kinds, in a fraction of the time that it takes to call a pickler. Every pickler reads it.
+/// Where such a pickle is put together.
+struct Place<'a> {
+    bytes: &'a mut [u8; SHORT],
+    len: usize,
+}
+
+impl Place<'_> {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) -> Option<()> {
+        self.bytes.get_mut(self.len..)?.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        self.len += bytes.len();
+        Some(())
+    }
+}
+
+/// The pickle of an object of a few kinds, or of a tuple of them, in a fraction of the time that it takes to call a pickler. Every pickler reads it.
 #[inline]
-fn dump_short<'a>(object: &Bound<'_, PyAny>, place: &'a mut [u8; SHORT]) -> Option<&'a [u8]> {
-    let text;
-    let number: [u8; 8];
-    let (head, tail): (&[u8], &[u8]) = if let Ok(int) = object.cast_exact::<PyInt>() {
+fn dump_short<'a>(object: &Bound<'_, PyAny>, bytes: &'a mut [u8; SHORT]) -> Option<&'a [u8]> {
+    let mut place = Place { bytes, len: 0 };
+    place.put(&START)?;
+    if let Ok(tuple) = object.cast_exact::<PyTuple>() {
+        if tuple.len() > ITEMS {
+            return None;
+        }
+        place.put(&[MARK])?;
+        for item in tuple.iter_borrowed() {
+            dump_item(&item, &mut place)?;
+        }
+        place.put(&[TUPLE])?;
+    } else {
+        dump_item(object, &mut place)?;
+    }
+    place.put(&[STOP])?;
+    let Place { bytes, len } = place;
+    Some(&bytes[..len])
+}
+
+#[inline]
+fn dump_item(object: &Bound<'_, PyAny>, place: &mut Place<'_>) -> Option<()> {
+    if let Ok(int) = object.cast_exact::<PyInt>() {
         let value: i64 = int.extract().ok()?;
-        number = value.to_le_bytes();
+        let number = value.to_le_bytes();
         match i32::try_from(value) {
-            Ok(_) => (&[INT], &number[..4]),
-            Err(_) => (&[LONG, 8], &number),
+            Ok(_) => {
+                place.put(&[INT])?;
+                place.put(&number[..4])
+            }
+            Err(_) => {
+                place.put(&[LONG, 8])?;
+                place.put(&number)
+            }
         }
     } else if let Ok(bytes) = object.cast_exact::<PyBytes>() {
         let bytes = bytes.as_bytes();
-        (&[BYTES, u8::try_from(bytes.len()).ok()?], bytes)
+        place.put(&[BYTES, u8::try_from(bytes.len()).ok()?])?;
+        place.put(bytes)
     } else if let Ok(string) = object.cast_exact::<PyString>() {
         if string.len().ok()? > 255 {
             return None;
         }
-        text = string.to_cow().ok()?;
-        (&[TEXT, u8::try_from(text.len()).ok()?], text.as_bytes())
+        let text = string.to_cow().ok()?;
+        place.put(&[TEXT, u8::try_from(text.len()).ok()?])?;
+        place.put(text.as_bytes())
     } else if let Ok(float) = object.cast_exact::<PyFloat>() {
-        number = float.value().to_be_bytes();
-        (&[FLOAT], &number)
+        place.put(&[FLOAT])?;
+        place.put(&float.value().to_be_bytes())
     } else if object.is_none() {
-        (&[NONE], &[])
-    } else if let Ok(truth) = object.cast_exact::<PyBool>() {
-        (&[if truth.is_true() { TRUE } else { FALSE }], &[])
+        place.put(&[NONE])
     } else {
-        return None;
-    };
-    let mut len = 0;
-    for part in [&START, head, tail, &[STOP]] {
-        place[len..][..part.len()].copy_from_slice(part);
-        len += part.len();
+        let truth = object.cast_exact::<PyBool>().ok()?;
+        place.put(&[if truth.is_true() { TRUE } else { FALSE }])
     }
-    Some(&place[..len])
 }
 
 /// The object whose pickle this is, if it is one of those that [`dump_short`] makes. All others are for `pickle`.
 #[inline]
 pub(crate) fn load_short<'py>(py: Python<'py>, pickle: &[u8]) -> Option<Bound<'py, PyAny>> {
-    let [0x80, 4, kind, rest @ .., STOP] = pickle else {
+    let [0x80, 4, inner @ .., STOP] = pickle else {
         return None;
     };
-    Some(match (*kind, rest) {
-        (INT, rest) => i32::from_le_bytes(rest.try_into().ok()?).into_pyobject(py).ok()?.into_any(),
-        (LONG, [8, rest @ ..]) => i64::from_le_bytes(rest.try_into().ok()?).into_pyobject(py).ok()?.into_any(),
-        (FLOAT, rest) => PyFloat::new(py, f64::from_be_bytes(rest.try_into().ok()?)).into_any(),
-        (BYTES, [len, rest @ ..]) if rest.len() == usize::from(*len) => PyBytes::new(py, rest).into_any(),
-        (TEXT, [len, rest @ ..]) if rest.len() == usize::from(*len) => {
-            PyString::new(py, std::str::from_utf8(rest).ok()?).into_any()
+    if let [MARK, items @ .., TUPLE] = inner {
+        let (mut rest, mut found, mut count) = (items, [const { None }; ITEMS], 0);
+        while !rest.is_empty() {
+            *found.get_mut(count)? = Some(load_item(py, &mut rest)?);
+            count += 1;
         }
-        (NONE, []) => py.None().into_bound(py),
-        (TRUE | FALSE, []) => PyBool::new(py, *kind == TRUE).to_owned().into_any(),
+        return Some(PyTuple::new(py, &found[..count]).ok()?.into_any());
+    }
+    let mut rest = inner;
+    let object = load_item(py, &mut rest)?;
+    rest.is_empty().then_some(object)
+}
+
+/// Takes an item off the front of a pickle.
+#[inline]
+fn load_item<'py>(py: Python<'py>, pickle: &mut &[u8]) -> Option<Bound<'py, PyAny>> {
+    let (object, rest) = match *pickle {
+        [INT, rest @ ..] => {
+            let (number, rest) = rest.split_first_chunk()?;
+            (i32::from_le_bytes(*number).into_pyobject(py).ok()?.into_any(), rest)
+        }
+        [LONG, 8, rest @ ..] => {
+            let (number, rest) = rest.split_first_chunk()?;
+            (i64::from_le_bytes(*number).into_pyobject(py).ok()?.into_any(), rest)
+        }
+        [FLOAT, rest @ ..] => {
+            let (number, rest) = rest.split_first_chunk()?;
+            (PyFloat::new(py, f64::from_be_bytes(*number)).into_any(), rest)
+        }
+        [BYTES, len, rest @ ..] => {
+            let (bytes, rest) = rest.split_at_checked(usize::from(*len))?;
+            (PyBytes::new(py, bytes).into_any(), rest)
+        }
+        [TEXT, len, rest @ ..] => {
+            let (text, rest) = rest.split_at_checked(usize::from(*len))?;
+            (PyString::new(py, std::str::from_utf8(text).ok()?).into_any(), rest)
+        }
+        [NONE, rest @ ..] => (py.None().into_bound(py), rest),
+        [truth @ (TRUE | FALSE), rest @ ..] => (PyBool::new(py, *truth == TRUE).to_owned().into_any(), rest),
         _ => return None,
-    })
+    };
+    *pickle = rest;
+    Some(object)
 }

@@ -1,5 +1,6 @@
 """Queues: case by case beside multiprocessing's, across processes started in each way, and when some of those are killed."""
 
+import collections
 import gc
 import multiprocessing
 import os
@@ -241,9 +242,12 @@ def test_a_limited_queue_whose_ring_is_full_gives_the_place_back():
     assert q.get() == "more"
 
 
+Point = collections.namedtuple("Point", "x y")
 SHORT = [0, 255, 256, -1, 2**31 - 1, 2**31, -(2**31), -(2**31) - 1, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 10**40]
 SHORT += [0.0, -0.0, 1e300, float("-inf"), True, False, None, "", "a" * 255, "a" * 256, "\0é\U0001f600", "é" * 127, "é" * 128, "\ud800"]
 SHORT += [b"", bytes(range(255)), bytes(256)]
+SHORT += [(), (1,), (1, "job", 2.5), (None, True, b"t.", -1), tuple(range(8)), tuple(range(9)), ("a" * 124, "b" * 124), ("a" * 130, "b" * 130)]
+SHORT += [(1, (2,)), ([],), (2**70,), ("\ud800",), (1.5, {"a": 1}), Point(1, 2), (Point(1, 2),)]
 
 
 @pytest.mark.parametrize("obj", SHORT, ids=range(len(SHORT)))
@@ -266,7 +270,8 @@ def test_the_shortest_objects_are_ordinary_pickles_too(obj):
 
 def test_what_is_no_pickle_is_not_taken_for_one():
     r, w = ringpipe.Pipe(False)
-    for broken in (b"\x80\x04J\0.", b"\x80\x04C\x05abc.", b"\x80\x04.", b"\x80\x04\x8c\x01\xff."):
+    broken_items = (b"J\0", b"C\x05abc", b"", b"\x8c\x01\xff")
+    for broken in [b"\x80\x04%b." % item for item in broken_items] + [b"\x80\x04(N%bt." % item for item in broken_items if item]:
         w.send_bytes(broken)
         with pytest.raises((pickle.UnpicklingError, EOFError, UnicodeDecodeError, IndexError)):
             r.recv()
