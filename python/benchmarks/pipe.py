@@ -10,9 +10,12 @@ import argparse
 import importlib.util
 import multiprocessing
 import os
+import pickle
 import statistics
 import sys
 import time
+import timeit
+from multiprocessing.reduction import ForkingPickler
 
 import ringpipe
 
@@ -130,13 +133,14 @@ def into_array(size):
     return lambda Pipe, count: stream(Pipe, count, sends(array(size)), receive)
 
 
+TUPLE, NUMBERS = (1, "job", 2.5), list(range(100))
 KIB, MIB = 1 << 10, 1 << 20
 # What is measured, messages a round through the original (and as many times more through ringpipe), and the unit, or bytes of a message for GB/s.
 SCENES = [
     ("64 B one way, send_bytes, recv_bytes", one_way(bytes(64)), 20_000, 10, "M/s"),
     ("64 B there and back, send_bytes, recv_bytes", round_trip(bytes(64)), 1_500, 20, "us"),
-    ("(1, 'job', 2.5) one way, send, recv", objects((1, "job", 2.5)), 15_000, 3, "M/s"),
-    ("list of 100 numbers one way, send, recv", objects(list(range(100))), 8_000, 2, "M/s"),
+    ("(1, 'job', 2.5) one way, send, recv", objects(TUPLE), 15_000, 3, "M/s"),
+    ("list of 100 numbers one way, send, recv", objects(NUMBERS), 8_000, 2, "M/s"),
     ("4 KiB one way, send_bytes, recv_bytes", one_way(bytes(4 << 10)), 10_000, 5, "M/s"),
     ("1 MiB one way, send_bytes, recv_bytes", one_way(bytes(MIB)), 100, 4, MIB),
     ("1 MiB one way, send_bytes, recv_bytes_into", one_way_in_place(bytes(MIB)), 100, 4, MIB),
@@ -148,6 +152,17 @@ SCENES = [
     ("64 MiB NumPy array one way, send_bytes, recv_bytes_into", into_array(64 * MIB), 3, 3, 64 * MIB),
     ("256 MiB one way, send_bytes, recv_bytes", one_way(bytes(256 * MIB)), 1, 1, 256 * MIB),
 ]  # fmt: skip
+
+
+def pickling(obj, count):
+    """Says how long it takes to make an object's pickle, as each of the two does it, and to read it."""
+    pickle_of_it = pickle.dumps(obj)
+    steps = {
+        "ForkingPickler.dumps": lambda: ForkingPickler.dumps(obj),
+        "pickle.dumps": lambda: pickle.dumps(obj),
+        "pickle.loads": lambda: pickle.loads(pickle_of_it),
+    }
+    return ", ".join(f"{name} {1e6 * min(timeit.repeat(step, number=count, repeat=5)) / count:.2f} us" for name, step in steps.items())
 
 
 def show(seconds, unit):
@@ -181,6 +196,8 @@ def main():
         ratio = statistics.median(ratios)
         unit = unit if isinstance(unit, str) else "GB/s"
         print(f"| {name} | {before:.3g} {unit} | {now:.3g} {unit} | {ratio:.1f}x | {min(ratios):.1f}-{max(ratios):.1f} |", flush=True)
+    count = 100 if args.short else 20_000
+    print(f"\nPickling alone, of {TUPLE}: {pickling(TUPLE, count)}; of a list of 100 numbers: {pickling(NUMBERS, count)}")
 
 
 if __name__ == "__main__":
