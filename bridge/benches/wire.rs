@@ -1,12 +1,16 @@
 //! What does a bridge cost, beside a plain TCP connection and beside Zenoh itself? One way, and there and back, over the loopback.
 //!
 //! ```sh
+//! cargo bench -p ringpipe-bridge -- --cuts 1000     # how long does a round trip take whose line is cut?
 //! cargo bench -p ringpipe-bridge                    # add `-- --quick` for a look, `--size BYTES` for one size, `--set PATH=VALUE` for one of Zenoh's settings
 //! ```
 //!
 //! Two processes. Messages go from the second to the first: by TCP with a length of four bytes in front, one write for each message, read through a buffer of 64 KiB; by Zenoh's put and subscribe,
 //! blocking, with its own batching; and through a pipe whose ends are in the two processes, with a bridge in each. All take turns in short rounds; every length is checked. Printed are medians,
 //! and of the ratios to TCP the range as well; and the processor time that both processes took together for a megabyte, which says more where others are at work too.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -21,6 +25,10 @@ use ringpipe::{Batch, Connection, Listener, connect};
 use ringpipe_bridge::{Bridge, Builder};
 use zenoh::qos::CongestionControl;
 use zenoh::{Session, Wait};
+
+/// That of the tool.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -42,6 +50,9 @@ fn main() -> Result<()> {
     let mut sizes = SIZES.to_vec();
     if let Some(at) = arguments.iter().position(|argument| argument == "--size") {
         sizes = vec![arguments.get(at + 1).ok_or("--size needs a number of bytes")?.parse()?];
+    }
+    if let Some(at) = arguments.iter().position(|argument| argument == "--cuts") {
+        return cuts(arguments.get(at + 1).ok_or("--cuts needs a number")?.parse()?, &settings);
     }
     first(arguments.iter().any(|argument| argument == "--quick"), &sizes, &settings)
 }
@@ -236,6 +247,66 @@ fn one_way(ends: &mut Ends, second: &mut Second, way: &str, size: usize, count: 
         }
     }
     Ok(count as f64 / start.elapsed().as_secs_f64())
+}
+
+/// Messages go there and back while the line is cut three times a second, each time for up to 30 ms. All of this process.
+fn cuts(count: u32, settings: &Settings) -> Result<()> {
+    let (names, behind) = (support::Names::new(), support::port());
+    let mut listener = Listener::bind(names.of("home"))?;
+    let home = builder(settings).listen(support::endpoint(behind)).open()?;
+    home.export(names.of("home"), "bench")?;
+    let line = support::Line::to(behind);
+    let away = builder(settings).connect(support::endpoint(line.port)).open()?;
+    away.import(names.of("away"), "bench")?;
+    let mut near: Connection = connect(names.of("away"), support::LONG)?;
+    let (mut far, _) = listener.accept_timeout(support::LONG)?;
+    let answering = std::thread::spawn(move || {
+        while let Ok(message) = far.recv_bytes() {
+            if far.send_bytes(&message).is_err() {
+                return;
+            }
+        }
+    });
+    let mut times = Vec::new();
+    std::thread::scope(|scope| -> Result<()> {
+        let cutting = scope.spawn(|| {
+            for number in 0..u64::from(count) {
+                // Not in step with what bridges and Zenoh do at times of their own.
+                std::thread::sleep(Duration::from_millis(270 + number * 37 % 100));
+                line.cut();
+                std::thread::sleep(Duration::from_millis(number * 17 % 31));
+                line.join();
+            }
+        });
+        for number in 0.. {
+            let (start, message) = (Instant::now(), support::message_of(number, 64));
+            near.send_bytes(&message)?;
+            assert!(near.recv_bytes()? == message, "a wrong message");
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+            if cutting.is_finished() {
+                break;
+            }
+        }
+        Ok(())
+    })?;
+    drop(near);
+    answering.join().expect("it only answers");
+    let mut long: Vec<f64> = times.iter().copied().filter(|&time| time > 20.0).collect();
+    long.sort_by(f64::total_cmp);
+    let of = |part: f64| long[((long.len() - 1) as f64 * part) as usize];
+    println!(
+        "{count} cuts, {} round trips of 64 bytes, median {:.3} ms, none lost or doubled",
+        times.len(),
+        median(&times)
+    );
+    if !long.is_empty() {
+        let (half, most, all) = (of(0.5), of(0.99), of(1.0));
+        println!(
+            "{} took more than 20 ms: half of them up to {half:.0} ms, 99 % up to {most:.0}, all up to {all:.0}",
+            long.len()
+        );
+    }
+    Ok(())
 }
 
 fn read_frame(from: &mut impl Read, buffer: &mut [u8]) -> Result<usize> {

@@ -37,6 +37,7 @@ pub struct Builder {
     patience: Duration,
     window: usize,
     longest: u64,
+    most: usize,
     report: Report,
 }
 
@@ -50,6 +51,7 @@ impl Default for Builder {
             patience: Duration::from_secs(10),
             window: 4 << 20,
             longest: 1 << 30,
+            most: 1000,
             report: Box::new(|_| {}),
         }
     }
@@ -105,6 +107,12 @@ impl Builder {
         self
     }
 
+    /// How many connections from other bridges are served at a time; 1,000 by default. Further ones are refused: their local programs see an end of file, or a broken pipe.
+    pub fn connections(mut self, most: usize) -> Builder {
+        self.most = most;
+        self
+    }
+
     /// Calls `report` with what happens. From several threads; it should not wait for anything.
     pub fn report(mut self, report: impl Fn(&Event) + Send + Sync + 'static) -> Builder {
         self.report = Box::new(report);
@@ -122,7 +130,7 @@ impl Builder {
         }
         let config = self.zenoh().map_err(BridgeError::Network)?;
         let settings = Settings { window: self.window as u64, patience: self.patience };
-        let network = Network::join(config, settings, self.longest, self.report)?;
+        let network = Network::join(config, settings, self.longest, self.most, self.report)?;
         Ok(Bridge { network })
     }
 
@@ -152,6 +160,8 @@ impl Builder {
             ("transport/link/tx/lease", lease.as_millis().to_string()),
             // Batches of 64 KiB that wait to be written, instead of two: 64 KiB and more gained from nothing to a half through a bridge, and up to twice without.
             ("transport/link/tx/queue/size/data", "16".to_owned()),
+            // No packet of a bridge is longer, and a stranger is not to have more put together.
+            ("transport/link/rx/max_message_size", (2 * MOST).to_string()),
             ("listen/endpoints", format!("{here:?}")),
         ];
         for (path, value) in defaults {
@@ -180,6 +190,7 @@ impl fmt::Debug for Builder {
             .field("patience", &self.patience)
             .field("window", &self.window)
             .field("longest", &self.longest)
+            .field("connections", &self.most)
             .finish_non_exhaustive()
     }
 }

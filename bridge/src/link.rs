@@ -98,10 +98,12 @@ pub(crate) enum Reason {
     TooLong = 7,
     /// A local pipe failed, or there was no memory.
     Failed = 8,
+    /// There are as many connections as the bridge takes.
+    Busy = 9,
 }
 
 impl Reason {
-    const ALL: [Reason; 8] = [
+    const ALL: [Reason; 9] = [
         Reason::Lost,
         Reason::Unknown,
         Reason::Nonsense,
@@ -110,6 +112,7 @@ impl Reason {
         Reason::PipeEnd,
         Reason::TooLong,
         Reason::Failed,
+        Reason::Busy,
     ];
 
     fn decode(payload: &ZBytes) -> Reason {

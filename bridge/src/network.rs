@@ -6,9 +6,9 @@
 //! - `ringpipe/at/ID`: there as long as it can be reached (liveliness). When it comes back, what was lost meanwhile is asked for at once.
 //! - `ringpipe/has/ID/SERVICE`: what it exports, likewise. A service is `pipe/KEY`, `take/KEY` or `put/KEY`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::thread;
@@ -22,13 +22,19 @@ use zenoh::{Session, Wait};
 use crate::error::BridgeError;
 use crate::link::{Over, Reason, Settings};
 use crate::packet::{Head, Kind, MOST, Packet};
-use crate::wire::{Post, Wire, address, lock, wait};
+use crate::wire::{LOOK, Post, Wire, address, lock, wait};
 
 /// Packets that may wait at the desk. More are thrown away: those who have sent them ask again.
 const WAITING: usize = 1024;
 
 /// The longest patience, some thirty years: clocks run over beyond that.
 const FOREVER: Duration = Duration::from_secs(1_000_000_000);
+
+/// How often links that have come to their end are looked at. The other side asks again after twice that.
+const LINGER: Duration = Duration::from_millis(50);
+
+/// So many of them are kept, at most.
+const LINGERING: usize = 1 << 14;
 
 /// The largest window: beyond that, its sums would run over.
 const HUGE: u64 = 1 << 62;
@@ -82,12 +88,19 @@ pub(crate) struct Network {
     pub(crate) longest: u64,
     report: Report,
     wires: Mutex<HashMap<u64, Arc<Wire>>>,
+    /// Those of them that have come to their end, as long as the other side may ask; the oldest first.
+    lingering: Mutex<VecDeque<(u64, Arc<Wire>)>>,
+    lingers: Condvar,
+    /// How many connections are served at a time, at most.
+    most: usize,
+    /// Held by each of those.
+    served: Arc<()>,
     exports: Mutex<HashMap<String, Serve>>,
     /// Who exports what, of those that can be reached.
     found: Mutex<BTreeSet<(String, u128)>>,
     found_more: Condvar,
-    /// Of the bridges that export the same, another one is called each time.
-    turn: AtomicU64,
+    /// Of the bridges that export the same, another one is called each time: how often that was, for each service.
+    turns: Mutex<HashMap<String, usize>>,
     tokens: Mutex<Vec<LivelinessToken>>,
     closing: AtomicBool,
     /// Held by who has something to bring to its end before the network is left.
@@ -105,6 +118,7 @@ impl Network {
         config: zenoh::Config,
         settings: Settings,
         longest: u64,
+        most: usize,
         report: Report,
     ) -> Result<Arc<Network>, BridgeError> {
         let settings = Settings { window: settings.window.min(HUGE), patience: settings.patience.min(FOREVER) };
@@ -117,10 +131,14 @@ impl Network {
             longest,
             report,
             wires: Mutex::default(),
+            lingering: Mutex::default(),
+            lingers: Condvar::new(),
+            most,
+            served: Arc::new(()),
             exports: Mutex::default(),
             found: Mutex::default(),
             found_more: Condvar::new(),
-            turn: AtomicU64::new(0),
+            turns: Mutex::default(),
             tokens: Mutex::default(),
             closing: AtomicBool::new(false),
             finishing: Arc::new(()),
@@ -129,6 +147,8 @@ impl Network {
         network.listen(desk).map_err(BridgeError::Network)?;
         let served = Arc::downgrade(&network);
         start("bridge-desk", move || receive_strangers(&served, &strangers))?;
+        let kept = Arc::downgrade(&network);
+        start("bridge-linger", move || linger(&kept))?;
         Ok(network)
     }
 
@@ -216,9 +236,16 @@ impl Network {
             exports.insert(service.to_owned(), serve);
         }
         let key = format!("ringpipe/has/{:x}/{service}", self.id);
-        let token = self.session.liveliness().declare_token(key).wait().map_err(BridgeError::Network)?;
-        lock(&self.tokens).push(token);
-        Ok(())
+        match self.session.liveliness().declare_token(key).wait() {
+            Ok(token) => {
+                lock(&self.tokens).push(token);
+                Ok(())
+            }
+            Err(e) => {
+                lock(&self.exports).remove(service);
+                Err(BridgeError::Network(e))
+            }
+        }
     }
 
     /// A link to a bridge that exports a service. Waits for one to be there, and to answer, as long as patience goes.
@@ -231,8 +258,10 @@ impl Network {
             }
             let all: Vec<u128> = found.iter().filter(|(what, _)| what == service).map(|(_, id)| *id).collect();
             if !all.is_empty() {
-                let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize;
-                break all[turn % all.len()];
+                let mut turns = lock(&self.turns);
+                let turn = turns.entry(service.to_owned()).or_default();
+                *turn = turn.wrapping_add(1);
+                break all[*turn % all.len()];
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -247,7 +276,7 @@ impl Network {
         let request = ZBytes::from(service.as_bytes());
         let (ours, post) = (draw(), Post::new(&self.session, peer));
         let wire = Wire::call(self.settings, self.id, ours, request, post, peer);
-        self.add(ours, &wire).map_err(|e| format!("cannot start a thread: {e}"))?;
+        self.add(ours, &wire, None).map_err(|e| format!("cannot start a thread: {e}"))?;
         if wire.await_confirmed() {
             self.report(service, What::Opened);
             return Ok(wire);
@@ -255,15 +284,31 @@ impl Network {
         Err(wire.over().map_or_else(|| "it ended".to_owned(), |over| self.explain(over)))
     }
 
-    fn add(self: &Arc<Network>, ours: u64, wire: &Arc<Wire>) -> std::io::Result<()> {
+    /// Adds a link, and keeps `served` until it has come to its end.
+    fn add(self: &Arc<Network>, ours: u64, wire: &Arc<Wire>, served: Option<Arc<()>>) -> std::io::Result<()> {
         lock(&self.wires).insert(ours, Arc::clone(wire));
         let (network, pumped) = (Arc::downgrade(self), Arc::clone(wire));
         start("bridge-pump", move || {
-            pumped.pump();
-            if let Some(network) = network.upgrade() {
+            let is_forgettable = pumped.pump();
+            drop(served);
+            let Some(network) = network.upgrade() else { return };
+            if is_forgettable {
                 lock(&network.wires).remove(&ours);
+            } else {
+                network.let_linger(ours, pumped);
             }
         })
+    }
+
+    fn let_linger(&self, ours: u64, wire: Arc<Wire>) {
+        let mut lingering = lock(&self.lingering);
+        lingering.push_back((ours, wire));
+        if lingering.len() > LINGERING
+            && let Some((oldest, _)) = lingering.pop_front()
+        {
+            lock(&self.wires).remove(&oldest);
+        }
+        self.lingers.notify_one();
     }
 
     /// Receives who has no link yet, or no longer.
@@ -297,17 +342,22 @@ impl Network {
                 let Some(serve) = lock(&self.exports).get(&service).cloned() else {
                     return refuse(Reason::NoListener);
                 };
+                // One is the network's own.
+                let served = Arc::clone(&self.served);
+                if Arc::strong_count(&served) - 1 > self.most {
+                    return refuse(Reason::Busy);
+                }
                 let (ours, post) = (draw(), Post::new(&self.session, head.from));
                 let wire = Wire::answer(self.settings, self.id, ours, head, post);
                 let network = Arc::clone(self);
-                let served = Arc::clone(&wire);
+                let answered = Arc::clone(&wire);
                 let work = move || {
-                    if served.await_confirmed() {
+                    if answered.await_confirmed() {
                         network.report(&service, What::Opened);
-                        serve(&network, served);
+                        serve(&network, answered);
                     }
                 };
-                let started = self.add(ours, &wire).and_then(|()| start("bridge-serve", work));
+                let started = self.add(ours, &wire, Some(served)).and_then(|()| start("bridge-serve", work));
                 if started.is_err() {
                     wire.reset(Reason::Failed);
                 }
@@ -338,6 +388,7 @@ impl Network {
             Reason::NoListener => "has nobody who listens under the name, or exports no such key".to_owned(),
             Reason::PipeEnd => "was sent a pipe end, which cannot leave its machine".to_owned(),
             Reason::TooLong => "got a message that is longer than its bridge takes".to_owned(),
+            Reason::Busy => "serves as many connections as its bridge takes".to_owned(),
             Reason::Failed => "has a pipe that failed, or has run out of memory".to_owned(),
         };
         format!("{side} {what}")
@@ -378,6 +429,25 @@ impl Network {
         wires.iter().for_each(|wire| wire.reset(Reason::Ending));
         // It is of no use to anybody if the session does not close.
         let _ = self.session.close().wait();
+    }
+}
+
+/// Looks after the links that have come to their end: without a thread for each, since there may be many.
+fn linger(network: &Weak<Network>) {
+    while let Some(network) = network.upgrade() {
+        let lingering = lock(&network.lingering);
+        if lingering.is_empty() {
+            drop(wait(&network.lingers, lingering, LOOK));
+            continue;
+        }
+        let wires: Vec<_> = lingering.iter().cloned().collect();
+        drop(lingering);
+        let forgotten: HashSet<u64> =
+            wires.into_iter().filter(|(_, wire)| wire.linger()).map(|(ours, _)| ours).collect();
+        lock(&network.lingering).retain(|(ours, _)| !forgotten.contains(ours));
+        lock(&network.wires).retain(|ours, _| !forgotten.contains(ours));
+        drop(network);
+        thread::sleep(LINGER);
     }
 }
 

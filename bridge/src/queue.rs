@@ -74,7 +74,7 @@ pub(crate) fn export(
         let ended = match direction {
             Direction::Put => connect(&name, patience).map(|home| serve_put(network, &wire, home)),
             Direction::Take => connect(&name, patience).map(|take| {
-                serve_take(network, &wire, &Home { take, name: &name }, doubt);
+                serve_take(network, &wire, &Home { take, name: &name, service: &of_whom, doubt });
             }),
         };
         match ended {
@@ -102,6 +102,8 @@ fn serve_put(network: &Arc<Network>, wire: &Wire, mut home: mpmc::Sender) {
 struct Home<'a> {
     take: mpmc::Receiver,
     name: &'a Path,
+    service: &'a str,
+    doubt: Doubt,
 }
 
 /// What home knows of a host.
@@ -115,6 +117,8 @@ struct Host {
     kept: VecDeque<Vec<u8>>,
     /// What it has sent back and is not in the queue again yet.
     returned: VecDeque<Vec<u8>>,
+    /// What was taken out of the queue and cannot be given to any host, and is not in the queue again yet.
+    too_long: VecDeque<Vec<u8>>,
 }
 
 impl Host {
@@ -137,17 +141,18 @@ impl Host {
 }
 
 /// Home's side of `take`.
-fn serve_take(network: &Arc<Network>, wire: &Arc<Wire>, home: &Home<'_>, doubt: Doubt) {
+fn serve_take(network: &Arc<Network>, wire: &Arc<Wire>, home: &Home<'_>) {
     let host = Mutex::new(Host::default());
     let told = Condvar::new();
     thread::scope(|scope| {
-        scope.spawn(|| give(network, wire, home, &host, &told, doubt));
+        scope.spawn(|| give(network, wire, home, &host, &told));
         listen_to_host(network, wire, &host, &told);
     });
-    let Host { mut kept, mut returned, .. } = host.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let Host { mut kept, mut returned, mut too_long, .. } = host.into_inner().unwrap_or_else(PoisonError::into_inner);
     if wire.over().is_some() {
         returned.append(&mut kept);
     }
+    returned.append(&mut too_long);
     while bring_back(home, &mut returned, network.settings.patience) && !returned.is_empty() {}
     wire.close();
 }
@@ -211,9 +216,17 @@ fn listen_to_host(network: &Network, wire: &Wire, host: &Mutex<Host>, told: &Con
 }
 
 /// Gives a host what it has asked for.
-fn give(network: &Network, wire: &Wire, home: &Home<'_>, host: &Mutex<Host>, told: &Condvar, doubt: Doubt) {
+fn give(network: &Network, wire: &Wire, home: &Home<'_>, host: &Mutex<Host>, told: &Condvar) {
     let mut encoder = Encoder::new();
+    let mut told_of_long = false;
     loop {
+        if !lock(host).too_long.is_empty() {
+            let mut too_long = std::mem::take(&mut lock(host).too_long);
+            bring_back(home, &mut too_long, LOOK);
+            lock(host).too_long = too_long;
+            // For a process at home to take it.
+            network.pause(LOOK);
+        }
         {
             let mut guard = lock(host);
             if guard.has_enough {
@@ -251,13 +264,17 @@ fn give(network: &Network, wire: &Wire, home: &Home<'_>, host: &Mutex<Host>, tol
             Err(_) => return wire.reset(Reason::Failed),
         };
         if message.len() as u64 > network.longest {
-            lock(host).returned.push_back(message);
-            return wire.reset(Reason::TooLong);
+            if !std::mem::replace(&mut told_of_long, true) {
+                let what = format!("a message of {} bytes is longer than this bridge takes, and stays", message.len());
+                network.report(home.service, What::Broken(what));
+            }
+            lock(host).too_long.push_back(message);
+            continue;
         }
         {
             let mut host = lock(host);
             host.given += 1;
-            if doubt == Doubt::Repeat {
+            if home.doubt == Doubt::Repeat {
                 host.kept.push_back(message.clone());
             }
         }
@@ -266,7 +283,7 @@ fn give(network: &Network, wire: &Wire, home: &Home<'_>, host: &Mutex<Host>, tol
             .and_then(|()| encoder.flush().map_or(Ok(()), |segment| wire.push(segment)));
         if pushed.is_err() {
             // It cannot have arrived whole.
-            if doubt == Doubt::Lose {
+            if home.doubt == Doubt::Lose {
                 lock(host).returned.push_back(message);
             }
             return;

@@ -152,6 +152,7 @@ impl Wire {
         if state.link.over().is_some() {
             self.wake_taker(state);
             self.wake_pusher(state);
+            self.wake_pump(state);
         }
     }
 
@@ -197,17 +198,21 @@ impl Wire {
         self.wake_pump(&mut state);
     }
 
-    /// Sends what is due by itself, until nobody needs the link any more. The pump's work.
-    pub(crate) fn pump(&self) {
+    /// Sends what is due by itself, until both streams are closed, or it is over. The pump's work. Whether the link can be forgotten: one whose end the other side may not have heard of is to
+    /// [`linger`](Self::linger).
+    pub(crate) fn pump(&self) -> bool {
         loop {
             self.transmit();
             let mut state = lock(&self.state);
             let now = self.now();
             if state.link.is_forgettable(now) {
-                return;
+                return true;
             }
             if state.link.is_due(now) {
                 continue;
+            }
+            if state.link.is_complete() {
+                return false;
             }
             let next = state.link.next_timer().unwrap_or(now + LOOK);
             state.pump_at = Some(next);
@@ -215,6 +220,18 @@ impl Wire {
             state = wait(&self.due, state, next.saturating_sub(now) + Duration::from_millis(1));
             state.pump_at = None;
         }
+    }
+
+    /// Answers what has arrived since the last time, for a link whose both streams are closed. Whether it can be forgotten.
+    pub(crate) fn linger(&self) -> bool {
+        let (is_due, is_forgettable) = {
+            let (state, now) = (lock(&self.state), self.now());
+            (state.link.is_due(now), state.link.is_forgettable(now))
+        };
+        if is_due {
+            self.transmit();
+        }
+        is_forgettable
     }
 
     /// Waits until the other bridge is known to be there, or it is over. Whether it is there.

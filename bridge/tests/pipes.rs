@@ -150,6 +150,48 @@ fn a_message_that_is_longer_than_allowed_breaks_its_pipe_after_what_was_before_i
 }
 
 #[test]
+fn connections_beyond_the_limit_are_refused_and_those_that_end_make_room() {
+    let (names, behind) = (Names::new(), support::port());
+    let mut listener = Listener::bind(names.of("home")).unwrap();
+    let home = support::builder("home").connections(2).listen(support::endpoint(behind)).open().unwrap();
+    home.export(names.of("home"), "jobs").unwrap();
+    let away = support::builder("away").connect(support::endpoint(behind)).open().unwrap();
+    away.import(names.of("away"), "jobs").unwrap();
+    let client = || connect::<Connection>(names.of("away"), LONG).unwrap();
+    let mut pipes: Vec<_> = (0..2).map(|_| (client(), listener.accept_timeout(LONG).unwrap().0)).collect();
+    assert!(matches!(client().recv_bytes_timeout(LONG), Err(RecvError::Disconnected)));
+    let (first, mut served) = pipes.remove(0);
+    drop(first);
+    assert!(matches!(served.recv_bytes_timeout(LONG), Err(RecvError::Disconnected)));
+    drop(served);
+    eventually("there is room for another", || {
+        let mut another = client();
+        let Ok((mut server, _)) = listener.accept_timeout(Duration::from_millis(200)) else { return false };
+        another.send_bytes(b"through").unwrap();
+        assert_eq!(server.recv_bytes_timeout(LONG).unwrap(), b"through");
+        true
+    });
+    let (client, server) = &mut pipes[0];
+    server.send_bytes(b"still there").unwrap();
+    assert_eq!(client.recv_bytes_timeout(LONG).unwrap(), b"still there");
+}
+
+#[test]
+fn a_connection_that_has_ended_keeps_no_thread() {
+    const COUNT: usize = 150;
+    // So long nobody here waits. The other tests have threads as well, but not so many.
+    let mut joined = joined(10 * LONG);
+    for number in 0..COUNT {
+        let (mut client, mut server) = joined.pipe();
+        client.send_bytes(&message(number as u64)).unwrap();
+        drop(client);
+        assert!(server.recv_bytes().unwrap() == message(number as u64));
+        assert!(matches!(server.recv_bytes(), Err(RecvError::Disconnected)));
+    }
+    eventually("threads have ended", || std::fs::read_dir("/proc/self/task").unwrap().count() < COUNT);
+}
+
+#[test]
 fn cuts_of_the_line_lose_nothing_and_double_nothing() {
     let mut joined = joined(LONG);
     let (client, server) = joined.pipe();

@@ -66,6 +66,9 @@ pub(crate) struct Args {
     /// The longest message that is carried
     #[arg(long, value_name = "SIZE", default_value = "1g", value_parser = size::parse)]
     longest: usize,
+    /// How many connections from other bridges are served at a time
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    connections: usize,
     /// Zenoh's settings, in JSON5: certificates, for instance
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -115,7 +118,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     // Before there are threads, which have their mask from this one.
     let signals = block_signals()?;
     let quiet = args.quiet;
-    let mut builder = Builder::new().patience(args.patience).window(args.window).longest(args.longest as u64);
+    let mut builder = Builder::new()
+        .patience(args.patience)
+        .window(args.window)
+        .longest(args.longest as u64)
+        .connections(args.connections);
     builder = args.listen.iter().fold(builder, Builder::listen);
     builder = args.connect.iter().fold(builder, Builder::connect);
     builder = args.config.iter().fold(builder, Builder::config);

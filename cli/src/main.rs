@@ -16,6 +16,11 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
+/// A bridge has memory allocated in one thread and freed in another, again and again, of sizes that glibc gives back to the kernel each time: page faults took a fifth of its processor time.
+#[cfg(feature = "bridge")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(
     name = "ringpipe",
