@@ -312,7 +312,7 @@ impl Link {
     pub(crate) fn close(&mut self, now: Duration) {
         if !self.incoming.closed {
             self.incoming.closed = true;
-            self.incoming.queue.clear();
+            self.incoming.queue = VecDeque::new();
             self.incoming.joined = Vec::new();
             self.incoming.answer_at = Some(now);
         }
@@ -437,7 +437,7 @@ impl Link {
         }
         if head.closed {
             out.closed = true;
-            out.segments.clear();
+            out.segments = VecDeque::new();
             out.unsent = 0;
         }
         if head.pong == out.ping && out.asked.take().is_some_and(|end| out.acked < end) {

@@ -30,6 +30,11 @@ const WAITING: usize = 1024;
 /// The longest patience, some thirty years: clocks run over beyond that.
 const FOREVER: Duration = Duration::from_secs(1_000_000_000);
 
+/// Counts as one of the connections that are served, until the last thread that has to do with it is done.
+struct Place {
+    _served: Arc<()>,
+}
+
 /// How often links that have come to their end are looked at. The other side asks again after twice that.
 const LINGER: Duration = Duration::from_millis(50);
 
@@ -93,7 +98,7 @@ pub(crate) struct Network {
     lingers: Condvar,
     /// How many connections are served at a time, at most.
     most: usize,
-    /// Held by each of those.
+    /// Held by the [`Place`] of each of those.
     served: Arc<()>,
     exports: Mutex<HashMap<String, Serve>>,
     /// Who exports what, of those that can be reached.
@@ -105,6 +110,8 @@ pub(crate) struct Network {
     closing: AtomicBool,
     /// Held by who has something to bring to its end before the network is left.
     finishing: Arc<()>,
+    /// Held by who has something to bring to its end once all links are given up.
+    holding: Arc<()>,
 }
 
 /// A number that nobody else has drawn.
@@ -142,6 +149,7 @@ impl Network {
             tokens: Mutex::default(),
             closing: AtomicBool::new(false),
             finishing: Arc::new(()),
+            holding: Arc::new(()),
         });
         let (desk, strangers) = sync_channel(WAITING);
         network.listen(desk).map_err(BridgeError::Network)?;
@@ -284,20 +292,24 @@ impl Network {
         Err(wire.over().map_or_else(|| "it ended".to_owned(), |over| self.explain(over)))
     }
 
-    /// Adds a link, and keeps `served` until it has come to its end.
-    fn add(self: &Arc<Network>, ours: u64, wire: &Arc<Wire>, served: Option<Arc<()>>) -> std::io::Result<()> {
+    /// Adds a link, which has its place until it has come to its end.
+    fn add(self: &Arc<Network>, ours: u64, wire: &Arc<Wire>, place: Option<Arc<Place>>) -> std::io::Result<()> {
         lock(&self.wires).insert(ours, Arc::clone(wire));
         let (network, pumped) = (Arc::downgrade(self), Arc::clone(wire));
-        start("bridge-pump", move || {
+        let started = start("bridge-pump", move || {
             let is_forgettable = pumped.pump();
-            drop(served);
+            drop(place);
             let Some(network) = network.upgrade() else { return };
             if is_forgettable {
                 lock(&network.wires).remove(&ours);
             } else {
                 network.let_linger(ours, pumped);
             }
-        })
+        });
+        if started.is_err() {
+            lock(&self.wires).remove(&ours);
+        }
+        started
     }
 
     fn let_linger(&self, ours: u64, wire: Arc<Wire>) {
@@ -343,21 +355,22 @@ impl Network {
                     return refuse(Reason::NoListener);
                 };
                 // One is the network's own.
-                let served = Arc::clone(&self.served);
-                if Arc::strong_count(&served) - 1 > self.most {
+                if Arc::strong_count(&self.served) > self.most {
                     return refuse(Reason::Busy);
                 }
+                let place = Arc::new(Place { _served: Arc::clone(&self.served) });
                 let (ours, post) = (draw(), Post::new(&self.session, head.from));
                 let wire = Wire::answer(self.settings, self.id, ours, head, post);
                 let network = Arc::clone(self);
-                let answered = Arc::clone(&wire);
+                let (answered, held) = (Arc::clone(&wire), Arc::clone(&place));
                 let work = move || {
+                    let _held = held;
                     if answered.await_confirmed() {
                         network.report(&service, What::Opened);
                         serve(&network, answered);
                     }
                 };
-                let started = self.add(ours, &wire, Some(served)).and_then(|()| start("bridge-serve", work));
+                let started = self.add(ours, &wire, Some(place)).and_then(|()| start("bridge-serve", work));
                 if started.is_err() {
                     wire.reset(Reason::Failed);
                 }
@@ -419,14 +432,17 @@ impl Network {
         Arc::clone(&self.finishing)
     }
 
+    /// To be held by who has what belongs elsewhere as long as there is a link.
+    pub(crate) fn holding(&self) -> Arc<()> {
+        Arc::clone(&self.holding)
+    }
+
     /// Gives all links up, once what has to be finished is, or patience is over; tells so, and leaves the network.
     pub(crate) fn leave(&self) {
-        let deadline = Instant::now() + self.settings.patience;
-        while Arc::strong_count(&self.finishing) > 1 && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(5));
-        }
+        await_others(&self.finishing, self.settings.patience);
         let wires: Vec<_> = lock(&self.wires).values().cloned().collect();
         wires.iter().for_each(|wire| wire.reset(Reason::Ending));
+        await_others(&self.holding, self.settings.patience);
         // It is of no use to anybody if the session does not close.
         let _ = self.session.close().wait();
     }
@@ -448,6 +464,14 @@ fn linger(network: &Weak<Network>) {
         lock(&network.wires).retain(|ours, _| !forgotten.contains(ours));
         drop(network);
         thread::sleep(LINGER);
+    }
+}
+
+/// Waits until nobody else holds it, for so long at most.
+fn await_others(held: &Arc<()>, patience: Duration) {
+    let deadline = Instant::now() + patience;
+    while Arc::strong_count(held) > 1 && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -18,7 +18,8 @@
 //!     what its processes have taken out of that
 //! ```
 //!
-//! The host keeps `asked - taken` at the number that may be ready, and tells `asked` and `taken` together. What nobody took because the last process has gone, or because the bridge
+//! The host keeps `asked - taken` at the number that may be ready, and tells `asked` and `taken` together, with the length of the longest message that it takes: a longer one stays first in the queue, for
+//! another host or a process at home. What nobody took because the last process has gone, or because the bridge
 //! ends, it takes itself and sends back, and home puts it into the queue again, or gives it to the host again if that asks first: the queue may be full, and that host the only one to make
 //! room. If the host is lost, what it had been given is in doubt: see [`Doubt`].
 //!
@@ -112,17 +113,18 @@ struct Host {
     asked: u64,
     taken: u64,
     given: u64,
+    /// Bytes of a message that it takes.
+    longest: u64,
     has_enough: bool,
     /// What was given and is not known to be taken yet, if that is to be repeated; the oldest first.
     kept: VecDeque<Vec<u8>>,
     /// What it has sent back and is not in the queue again yet.
     returned: VecDeque<Vec<u8>>,
-    /// What was taken out of the queue and cannot be given to any host, and is not in the queue again yet.
-    too_long: VecDeque<Vec<u8>>,
 }
 
 impl Host {
-    fn heard_numbers(&mut self, asked: u64, taken: u64) {
+    fn heard_numbers(&mut self, [asked, taken, longest]: [u64; 3]) {
+        self.longest = longest;
         self.asked = self.asked.max(asked);
         self.taken = self.taken.max(taken);
         // What came back is no longer among what is kept, but counts as taken.
@@ -142,18 +144,30 @@ impl Host {
 
 /// Home's side of `take`.
 fn serve_take(network: &Arc<Network>, wire: &Arc<Wire>, home: &Home<'_>) {
+    let _held = network.holding();
     let host = Mutex::new(Host::default());
     let told = Condvar::new();
     thread::scope(|scope| {
         scope.spawn(|| give(network, wire, home, &host, &told));
         listen_to_host(network, wire, &host, &told);
     });
-    let Host { mut kept, mut returned, mut too_long, .. } = host.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let Host { mut kept, mut returned, .. } = host.into_inner().unwrap_or_else(PoisonError::into_inner);
     if wire.over().is_some() {
         returned.append(&mut kept);
     }
-    returned.append(&mut too_long);
-    while bring_back(home, &mut returned, network.settings.patience) && !returned.is_empty() {}
+    let mut last = None;
+    while !returned.is_empty() && last.is_none_or(|last| Instant::now() < last) {
+        if network.is_closing() {
+            last.get_or_insert_with(|| Instant::now() + network.settings.patience);
+        }
+        if !bring_back(home, &mut returned, LOOK) {
+            break;
+        }
+    }
+    if !returned.is_empty() {
+        let what = format!("{} messages cannot go back into the queue, and are lost", returned.len());
+        network.report(home.service, What::Broken(what));
+    }
     wire.close();
 }
 
@@ -186,9 +200,9 @@ fn listen_to_host(network: &Network, wire: &Wire, host: &Mutex<Host>, told: &Con
             let mut nonsense = false;
             let heard = for_each_message(&mut decoder, bytes, |message| {
                 match message.split_first() {
-                    Some((&ASKED, numbers)) => match numbers.try_into().map(u128::from_le_bytes) {
-                        Ok(both) => lock(host).heard_numbers(both as u64, (both >> 64) as u64),
-                        Err(_) => nonsense = true,
+                    Some((&ASKED, numbers)) => match numbers_of(numbers) {
+                        Some(numbers) => lock(host).heard_numbers(numbers),
+                        None => nonsense = true,
                     },
                     Some((&BACK, message)) => lock(host).heard_back(message),
                     Some((&ENOUGH, [])) => lock(host).has_enough = true,
@@ -218,20 +232,16 @@ fn listen_to_host(network: &Network, wire: &Wire, host: &Mutex<Host>, told: &Con
 /// Gives a host what it has asked for.
 fn give(network: &Network, wire: &Wire, home: &Home<'_>, host: &Mutex<Host>, told: &Condvar) {
     let mut encoder = Encoder::new();
-    let mut told_of_long = false;
+    // A handle receives no more after a message that was too long for it.
+    let (mut take, mut told_of_long) = (home.take.clone(), false);
     loop {
-        if !lock(host).too_long.is_empty() {
-            let mut too_long = std::mem::take(&mut lock(host).too_long);
-            bring_back(home, &mut too_long, LOOK);
-            lock(host).too_long = too_long;
-            // For a process at home to take it.
-            network.pause(LOOK);
-        }
+        let longest;
         {
             let mut guard = lock(host);
             if guard.has_enough {
                 return end(wire, &mut encoder);
             }
+            longest = guard.longest.min(network.longest);
             if guard.given >= guard.asked {
                 let mut returned = std::mem::take(&mut guard.returned);
                 if returned.is_empty() {
@@ -256,21 +266,28 @@ fn give(network: &Network, wire: &Wire, home: &Home<'_>, host: &Mutex<Host>, tol
             Err(_) => return,
         }
         let returned = lock(host).returned.pop_front();
-        let message = match returned.map_or_else(|| home.take.recv_bytes_timeout(LOOK), Ok) {
+        let max = usize::try_from(longest).unwrap_or(usize::MAX);
+        let message = match returned.map_or_else(|| take.recv_bytes_max_timeout(max, LOOK), Ok) {
             Ok(message) => message,
+            Err(RecvError::TooLong { len, .. }) => {
+                if !std::mem::replace(&mut told_of_long, true) {
+                    let what = format!(
+                        "a message of {len} bytes is longer than the bridges take ({longest}), and holds up what is behind it"
+                    );
+                    network.report(home.service, What::Broken(what));
+                }
+                take = home.take.clone();
+                network.pause(LOOK);
+                if wire.is_refused() {
+                    return;
+                }
+                continue;
+            }
             Err(RecvError::TimedOut) if !wire.is_refused() => continue,
             Err(RecvError::TimedOut) => return,
             Err(RecvError::Disconnected) => return end(wire, &mut encoder),
             Err(_) => return wire.reset(Reason::Failed),
         };
-        if message.len() as u64 > network.longest {
-            if !std::mem::replace(&mut told_of_long, true) {
-                let what = format!("a message of {} bytes is longer than this bridge takes, and stays", message.len());
-                network.report(home.service, What::Broken(what));
-            }
-            lock(host).too_long.push_back(message);
-            continue;
-        }
         {
             let mut host = lock(host);
             host.given += 1;
@@ -394,6 +411,10 @@ impl Import {
                             Direction::Take => self.take(&wire, &receiver, &sender, &workers),
                         };
                         self.network.report_end(&self.service, &wire);
+                        if wire.over().is_some() {
+                            // Or what has ended it may do so again and again.
+                            self.network.pause(LOOK);
+                        }
                         if ended {
                             // What is left is for those who have joined, and those who still come.
                             while direction == Direction::Take && !sender.is_empty() && !self.network.is_closing() {
@@ -526,8 +547,8 @@ impl Import {
             let mut said = Ok(());
             if (asked, taken) != told {
                 told = (asked, taken);
-                let numbers = u128::from(asked) | u128::from(taken) << 64;
-                said = say(wire, &mut encoder, ASKED, &numbers.to_le_bytes());
+                let numbers = [asked, taken, self.network.longest].map(u64::to_le_bytes);
+                said = say(wire, &mut encoder, ASKED, numbers.as_flattened());
                 glance = GLANCES[0];
             }
             if ahead == 0 && (closing || !has_ended) {
@@ -547,6 +568,13 @@ impl Import {
     }
 }
 
+/// What [`ASKED`] is followed by.
+fn numbers_of(bytes: &[u8]) -> Option<[u64; 3]> {
+    let (numbers, rest) = bytes.as_chunks::<8>();
+    let numbers: &[[u8; 8]; 3] = numbers.try_into().ok().filter(|_| rest.is_empty())?;
+    Some(numbers.map(u64::from_le_bytes))
+}
+
 fn say(wire: &Wire, encoder: &mut Encoder, what: u8, content: &[u8]) -> Result<(), Refused> {
     let message = [&[what], content].concat();
     encoder.message(&message, |segment| wire.push(segment))?;
@@ -562,21 +590,21 @@ mod tests {
     #[test]
     fn what_comes_back_is_not_kept_and_what_is_given_meanwhile_is() {
         let mut host = Host { given: 4, kept: (1..=4).map(|message| vec![message]).collect(), ..Host::default() };
-        host.heard_numbers(5, 1);
+        host.heard_numbers([5, 1, 1000]);
         assert_eq!(host.kept, [[2], [3], [4]]);
         // The bridge there takes the second, a process the third, and the bridge the fourth; one is given meanwhile.
         host.heard_back(&[2]);
         host.heard_back(&[4]);
         assert_eq!(host.kept, [[3]]);
         (host.given, host.kept) = (5, [vec![3], vec![5]].into());
-        host.heard_numbers(5, 4);
+        host.heard_numbers([5, 4, 1000]);
         assert_eq!(host.kept, [[5]], "three have gone, of which one is known to be taken");
         assert_eq!(host.returned, [[2], [4]]);
         // Of an earlier link.
         host.heard_back(&[9]);
         assert_eq!((host.kept.len(), host.returned.len()), (1, 3));
         // What no host would say.
-        host.heard_numbers(u64::MAX, u64::MAX);
+        host.heard_numbers([u64::MAX; 3]);
         assert!(host.kept.is_empty());
     }
 

@@ -48,8 +48,13 @@ impl Post {
 
     /// Sends a packet; one that need not keep its place overtakes others. The network takes it, or loses it: the link cannot tell, and does not have to.
     pub(crate) fn send(&self, packet: Packet, in_order: bool) {
+        self.send_or(CongestionControl::Block, packet, in_order);
+    }
+
+    /// As [`send`](Self::send); what is done if there is no room for it is said.
+    fn send_or(&self, congestion: CongestionControl, packet: Packet, in_order: bool) {
         let put = self.session.put(&self.address, packet.payload).attachment(packet.head.encode().as_slice());
-        let put = put.congestion_control(CongestionControl::Block).express(true);
+        let put = put.congestion_control(congestion).express(true);
         let priority = if in_order { Priority::Data } else { Priority::RealTime };
         // It fails if the session is closed, after which nothing is heard any more either.
         let _ = put.priority(priority).wait();
@@ -127,13 +132,17 @@ impl Wire {
 
     /// Sends what is to be sent now, and sees to it that the pump wakes up for what is to be sent later.
     fn transmit(&self) {
+        self.transmit_or(CongestionControl::Block);
+    }
+
+    fn transmit_or(&self, congestion: CongestionControl) {
         let _turn = lock(&self.sending);
         loop {
             let mut state = lock(&self.state);
             match state.link.poll_output(self.now()) {
                 Some((packet, in_order)) => {
                     drop(state);
-                    self.post.send(packet, in_order);
+                    self.post.send_or(congestion, packet, in_order);
                 }
                 None => {
                     self.wake_if_over(&mut state);
@@ -149,7 +158,7 @@ impl Wire {
     }
 
     fn wake_if_over(&self, state: &mut State) {
-        if state.link.over().is_some() {
+        if state.link.over().is_some() || state.link.is_complete() {
             self.wake_taker(state);
             self.wake_pusher(state);
             self.wake_pump(state);
@@ -229,7 +238,8 @@ impl Wire {
             (state.link.is_due(now), state.link.is_forgettable(now))
         };
         if is_due {
-            self.transmit();
+            // One who does not read is not to keep the others waiting, and who reads asks again.
+            self.transmit_or(CongestionControl::Drop);
         }
         is_forgettable
     }

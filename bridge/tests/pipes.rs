@@ -177,6 +177,29 @@ fn connections_beyond_the_limit_are_refused_and_those_that_end_make_room() {
 }
 
 #[test]
+fn a_connection_makes_room_as_soon_as_it_has_ended() {
+    let (names, behind) = (Names::new(), support::port());
+    let mut listener = Listener::bind(names.of("home")).unwrap();
+    // So long that nothing that goes by it is fast enough.
+    let patience = 10 * LONG;
+    let home =
+        support::builder("home").patience(patience).connections(1).listen(support::endpoint(behind)).open().unwrap();
+    home.export(names.of("home"), "jobs").unwrap();
+    let away = support::builder("away").patience(patience).connect(support::endpoint(behind)).open().unwrap();
+    away.import(names.of("away"), "jobs").unwrap();
+    for _ in 0..3 {
+        let client: Connection = connect(names.of("away"), LONG).unwrap();
+        let (mut server, _) = listener.accept_timeout(LONG).unwrap();
+        // Each side ends by itself, when nothing is under way.
+        drop(client);
+        assert!(matches!(server.recv_bytes_timeout(LONG), Err(RecvError::Disconnected)));
+        thread::sleep(Duration::from_millis(500));
+        drop(server);
+        thread::sleep(Duration::from_millis(500));
+    }
+}
+
+#[test]
 fn a_connection_that_has_ended_keeps_no_thread() {
     const COUNT: usize = 150;
     // So long nobody here waits. The other tests have threads as well, but not so many.
