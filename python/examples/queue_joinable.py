@@ -5,10 +5,11 @@
 
 import sys
 from multiprocessing import JoinableQueue
-from multiprocessing import Process, Value, set_start_method
+from multiprocessing import Barrier, Process, Value, set_start_method
 
 
-def work(tasks, total):
+def work(tasks, total, ready):
+    ready.wait()
     while True:
         n = tasks.get()
         with total.get_lock():
@@ -19,9 +20,12 @@ def work(tasks, total):
 if __name__ == "__main__":
     set_start_method(sys.argv[1] if len(sys.argv) > 1 else "fork")
     tasks, total = JoinableQueue(), Value("q", 0)
-    workers = [Process(target=work, args=(tasks, total), daemon=True) for _ in range(3)]
+    ready = Barrier(4)
+    workers = [Process(target=work, args=(tasks, total, ready), daemon=True) for _ in range(3)]
     for p in workers:
         p.start()
+    # One that is killed while it starts complains.
+    ready.wait()
     for part in range(3):
         for n in range(500):
             tasks.put(n)
