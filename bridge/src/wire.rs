@@ -145,7 +145,7 @@ impl Wire {
                     self.post.send_or(congestion, packet, in_order);
                 }
                 None => {
-                    self.wake_if_over(&mut state);
+                    self.wake_if_ended(&mut state);
                     let next = state.link.next_timer();
                     if state.pump_at.is_some_and(|at| next.is_some_and(|next| next < at)) {
                         state.pump_at = None;
@@ -157,7 +157,7 @@ impl Wire {
         }
     }
 
-    fn wake_if_over(&self, state: &mut State) {
+    fn wake_if_ended(&self, state: &mut State) {
         if state.link.over().is_some() || state.link.is_complete() {
             self.wake_taker(state);
             self.wake_pusher(state);
@@ -195,7 +195,7 @@ impl Wire {
         if state.link.room() >= MOST as u64 || state.link.is_refused() {
             self.wake_pusher(&mut state);
         }
-        self.wake_if_over(&mut state);
+        self.wake_if_ended(&mut state);
         if state.link.is_due(now) {
             self.wake_pump(&mut state);
         }
