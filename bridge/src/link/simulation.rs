@@ -81,6 +81,8 @@ struct World {
     weather: Weather,
     now: Duration,
     sides: [Side; 2],
+    /// A side at which nobody answers any more, not even a call.
+    dead: Option<usize>,
     /// By the time of arrival, and a number that tells apart.
     flying: BTreeMap<(Duration, u64), (usize, Packet)>,
     flown: u64,
@@ -109,6 +111,7 @@ impl World {
             weather,
             now,
             sides,
+            dead: None,
             flying: BTreeMap::new(),
             flown: 0,
             cut_until: Duration::ZERO,
@@ -153,6 +156,9 @@ impl World {
     }
 
     fn deliver(&mut self, to: usize, packet: Packet) {
+        if self.dead == Some(to) {
+            return;
+        }
         let (now, head) = (self.now, packet.head.clone());
         if to == 1 && head.kind == Kind::Open {
             let known = self.sides[1].link.as_ref().is_some_and(|link| link.theirs == head.src);
@@ -359,6 +365,7 @@ fn a_side_that_is_gone_is_missed_and_what_came_from_it_stays() {
         }
         // Killed, with all that it knew; there is nobody in its place.
         let dead = random.below(2) as usize;
+        world.dead = Some(dead);
         world.sides[dead].link = None;
         world.sides[dead].total = world.sides[dead].pushed;
         let limit = world.now + PATIENCE + Duration::from_secs(2);
