@@ -10,7 +10,7 @@ import re
 
 HERE = pathlib.Path(__file__).parent
 # Pixels: of a line, of the text on the left, of the bars.
-LINE, TEXT, WIDTH = 24, 330, 480
+LINE, TEXT, WIDTH = 24, 430, 480
 LONGEST = 100
 TICKS = [1, 2, 5, 10, 20, 50, 100]
 
