@@ -155,12 +155,11 @@ fn serve_take(network: &Arc<Network>, wire: &Arc<Wire>, home: &Home<'_>) {
     if wire.over().is_some() {
         returned.append(&mut kept);
     }
-    let mut last = None;
-    while !returned.is_empty() && last.is_none_or(|last| Instant::now() < last) {
-        if network.is_closing() {
-            last.get_or_insert_with(|| Instant::now() + network.settings.patience);
-        }
-        if !bring_back(home, &mut returned, LOOK) {
+    let patience = network.settings.patience;
+    while !returned.is_empty() {
+        // Nobody waits for this longer than patience goes, and how it went is to be told before.
+        let is_last = network.is_closing();
+        if !bring_back(home, &mut returned, if is_last { patience / 2 } else { patience }) || is_last {
             break;
         }
     }
