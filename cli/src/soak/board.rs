@@ -105,9 +105,11 @@ pub(crate) struct Rx {
     pub(crate) last_cut: AtomicU64,
     /// The longest that a message took that had been begun while somebody waited for it.
     pub(crate) longest_wait: AtomicU64,
-    /// Messages for which somebody waited, as far as wake-ups are timed, and how many of them came slowly.
+    /// Messages for which somebody waited, as far as wake-ups are timed, how many of them came slowly, and how many of these just when who
+    /// waits looks by itself.
     pub(crate) wakes: AtomicU64,
     pub(crate) slow_wakes: AtomicU64,
+    pub(crate) lost_wakes: AtomicU64,
 }
 
 const LOG: usize = 4096;

@@ -37,7 +37,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::bench::Failure;
-use patience::{SLOW, SLOW_IN_ALL, SLOW_OF};
+use patience::{LOST_IN_ALL, judge_wakes};
 use report::Tally;
 use worker::{Line, Order};
 
@@ -186,12 +186,8 @@ fn listen(
         match incoming.recv_timeout(Duration::from_millis(100)) {
             Ok((_, Some(Line::Played(more)))) => {
                 tally.add(more);
-                let (slow, wakes) = (tally.slow_wakes, tally.wakes);
-                if slow >= SLOW_IN_ALL && slow.saturating_mul(SLOW_OF) > wakes {
-                    let what = format!(
-                        "{slow} of {wakes} wake-ups took more than {SLOW:?}, apart from the time to get a processor"
-                    );
-                    fault.get_or_insert(Fault { round: None, text: format!("wake-ups are lost: {what}\n") });
+                if let Err(what) = judge_wakes(tally.lost_wakes, tally.wakes, LOST_IN_ALL) {
+                    fault.get_or_insert(Fault { round: None, text: format!("{what}\n") });
                 }
             }
             Ok((_, Some(Line::Fault { round, what, plan }))) => {

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll};
 
 use crate::soak::board::{Board, Lane};
 use crate::soak::clock::{nanos, now};
-use crate::soak::patience::{PER_MIB, SLOW, Start};
+use crate::soak::patience::{LOST, PER_MIB, SLOW, Start};
 use crate::soak::plan::{Pace, Plan, Shape, Who};
 use crate::soak::process::OwnDelay;
 use crate::soak::random::Random;
@@ -120,10 +120,11 @@ impl<'a> Rx<'a> {
                 Some(only) => ways[only as usize % ways.len()],
                 None => self.random.pick(ways),
             };
+            let called_at = now();
             match self.fetch(receiver, how) {
                 Ok(()) => {
                     if let (Some(start), Some(delay)) = (start, delay) {
-                        self.time_wake(start, delay);
+                        self.time_wake(start, called_at, delay);
                     }
                     self.judge(how)?;
                     if let Some(start) = start {
@@ -202,9 +203,9 @@ impl<'a> Rx<'a> {
         Ok(())
     }
 
-    /// How long it took from the return of the send to the return of the receive, apart from the time to get a processor. Single wake-ups
-    /// may be slow for reasons of the machine; the referee judges how many were.
-    fn time_wake(&self, start: Start, delay: u64) {
+    /// How long it took from the return of the send to the return of the receive, apart from the time to get a processor, and whether that
+    /// is when a waiting side looks by itself. Single wake-ups may be slow for reasons of the machine; the referee judges how many look lost.
+    fn time_wake(&self, start: Start, called_at: u64, delay: u64) {
         let end = now();
         let (rx, tx) = (&self.lane.rx, &self.lane.tx);
         if tx.begun_at.load(Ordering::Relaxed) < start.at {
@@ -221,6 +222,9 @@ impl<'a> Rx<'a> {
             let delayed = self.delay.as_ref().and_then(OwnDelay::get).unwrap_or(u64::MAX) - delay;
             if slept > delayed {
                 rx.slow_wakes.fetch_add(1, Ordering::Relaxed);
+                if LOST.contains(&Duration::from_nanos((end - called_at).saturating_sub(delayed))) {
+                    rx.lost_wakes.fetch_add(1, Ordering::Relaxed);
+                }
             }
         }
     }

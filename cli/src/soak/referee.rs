@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::soak::board::{Board, End, Role};
 use crate::soak::clock::{nanos, now};
-use crate::soak::patience::{OVERTIME, SLOW, SLOW_IN_A_ROUND, SLOW_OF, STALL, Start, UNNOTICED};
+use crate::soak::patience::{LOST_IN_A_ROUND, OVERTIME, STALL, Start, UNNOTICED, judge_wakes};
 use crate::soak::plan::{Plan, Shape, Who};
 use crate::soak::process::{self, Reaped, Status};
 use crate::soak::random::Random;
@@ -390,15 +390,13 @@ impl Round<'_> {
             tally.refusals += words.tx.retries.load(Ordering::SeqCst);
             tally.receive_timeouts += words.rx.timeouts.load(Ordering::SeqCst);
             tally.longest_wait = tally.longest_wait.max(words.rx.longest_wait.load(Ordering::SeqCst));
-            let (wakes, slow) = (words.rx.wakes.load(Ordering::SeqCst), words.rx.slow_wakes.load(Ordering::SeqCst));
+            let [wakes, slow, lost] =
+                [&words.rx.wakes, &words.rx.slow_wakes, &words.rx.lost_wakes].map(|n| n.load(Ordering::SeqCst));
             tally.wakes += wakes;
             tally.slow_wakes += slow;
-            if slow >= SLOW_IN_A_ROUND && slow.saturating_mul(SLOW_OF) > wakes {
-                let what = format!(
-                    "{slow} of {wakes} wake-ups took more than {SLOW:?}, apart from the time to get a processor"
-                );
-                return Err(format!("direction {lane}: wake-ups are lost: {what}\n{}", self.state()));
-            }
+            tally.lost_wakes += lost;
+            judge_wakes(lost, wakes, LOST_IN_A_ROUND)
+                .map_err(|fault| format!("direction {lane}: {fault}\n{}", self.state()))?;
             for sends in [false, true] {
                 self.judge_notice(lane, sends, &mut tally).map_err(|fault| format!("direction {lane}: {fault}"))?;
             }

@@ -24,9 +24,10 @@ pub(crate) struct Tally {
     pub(crate) send_timeouts: u64,
     pub(crate) receive_timeouts: u64,
     pub(crate) refusals: u64,
-    /// Wake-ups that were timed, and those that were slow.
+    /// Wake-ups that were timed, those that were slow, and those of them that look lost.
     pub(crate) wakes: u64,
     pub(crate) slow_wakes: u64,
+    pub(crate) lost_wakes: u64,
     /// Nanoseconds; see [`crate::soak::board::Rx`].
     pub(crate) longest_wait: u64,
     /// Microseconds from SIGKILL to the other side's error.
@@ -51,6 +52,7 @@ impl Tally {
             (&mut self.refusals, other.refusals),
             (&mut self.wakes, other.wakes),
             (&mut self.slow_wakes, other.slow_wakes),
+            (&mut self.lost_wakes, other.lost_wakes),
         ];
         for (sum, more) in sums {
             *sum += more;
@@ -95,7 +97,8 @@ impl Tally {
             ("sends timed out", grouped(self.send_timeouts)),
             ("sends refused by a full ring", grouped(self.refusals)),
             ("receives timed out or empty", grouped(self.receive_timeouts)),
-            ("wake-ups timed", format!("{}, {} of them slow", grouped(self.wakes), grouped(self.slow_wakes))),
+            ("wake-ups timed", grouped(self.wakes)),
+            ("slow wake-ups", format!("{}, {} as if lost", grouped(self.slow_wakes), grouped(self.lost_wakes))),
             ("longest wait for a message", format!("{} under way", millis(self.longest_wait))),
             ("SIGKILL to error", death),
             ("faults", faults.to_string()),
