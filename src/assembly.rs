@@ -64,8 +64,11 @@ impl<'a, 'b> Scatter<'a, 'b> {
     }
 }
 
-/// A growing message allocates at least so much at a time, and otherwise no more than has arrived.
+/// A growing message allocates at least so much at a time...
 const GROWTH: usize = 64 << 10;
+/// ...and otherwise so many times what has arrived of it, which is addresses rather than memory until the rest is there. Doubled each time, it
+/// would be moved more often, which most allocators do by copying it.
+const AHEAD: usize = 16;
 
 impl<'a> Assembly<'a> {
     pub(crate) fn new(total: usize, buf: Option<&'a mut [u8]>) -> Assembly<'a> {
@@ -101,7 +104,8 @@ impl<'a> Assembly<'a> {
             Some(buf) => buf[self.arrived..].as_mut_ptr(),
             None => {
                 if self.own.capacity() - self.arrived < len {
-                    let more = missing.min(GROWTH.max(self.arrived).max(len));
+                    let there = self.arrived + len;
+                    let more = missing.min(GROWTH.max(there.saturating_mul(AHEAD)));
                     self.own.try_reserve_exact(more).map_err(|_| RecvError::NoMemory { len: self.total })?;
                 }
                 self.own.spare_capacity_mut().as_mut_ptr().cast()
