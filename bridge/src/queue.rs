@@ -35,7 +35,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ringpipe::mpmc::{self, Listener, Role};
-use ringpipe::{AcceptError, ListenError, RecvError, SendError, connect};
+use ringpipe::{AcceptError, ConnectError, ListenError, RecvError, SendError, connect};
 
 use crate::bridge::{Direction, Doubt};
 use crate::carry::{Intake, Message, Undeliverable, end, for_each_message, inbound, outbound, unreadable};
@@ -156,11 +156,17 @@ fn serve_take(network: &Arc<Network>, wire: &Arc<Wire>, home: &Home<'_>) {
         returned.append(&mut kept);
     }
     let patience = network.settings.patience;
+    let (mut found_by, mut over_by) = (Instant::now() + patience, None);
     while !returned.is_empty() {
-        // Nobody waits for this longer than patience goes, and how it went is to be told before.
-        let is_last = network.is_closing();
-        if !bring_back(home, &mut returned, if is_last { patience / 2 } else { patience }) || is_last {
+        let now = Instant::now();
+        // Nobody waits for a bridge that ends longer than patience goes, and how it went is to be told before.
+        if network.is_closing() && now >= *over_by.get_or_insert(now + patience / 2) {
             break;
+        }
+        match bring_back(home, &mut returned, LOOK.min(patience / 8)) {
+            Brought::AsRoomAllowed => found_by = Instant::now() + patience,
+            Brought::Nowhere if Instant::now() < found_by => {}
+            Brought::Nowhere | Brought::Refused => break,
         }
     }
     if !returned.is_empty() {
@@ -170,21 +176,34 @@ fn serve_take(network: &Arc<Network>, wire: &Arc<Wire>, home: &Home<'_>) {
     wire.close();
 }
 
-/// Puts messages back into the queue that they were taken out of, as far as there is room in time. Whether there is such a queue: what is to go back into one that is not there any more
-/// is lost, as what is left in a queue is.
-fn bring_back(home: &Home<'_>, messages: &mut VecDeque<Vec<u8>>, timeout: Duration) -> bool {
+/// How it went to bring messages back.
+enum Brought {
+    /// They are in the queue, those for which there was room in time.
+    AsRoomAllowed,
+    /// Nobody was found in time who keeps the queue.
+    Nowhere,
+    /// There is no such queue any more. They are lost, as what is left in a queue is.
+    Refused,
+}
+
+/// Puts messages back into the queue that they were taken out of.
+fn bring_back(home: &Home<'_>, messages: &mut VecDeque<Vec<u8>>, timeout: Duration) -> Brought {
     if messages.is_empty() {
-        return true;
+        return Brought::AsRoomAllowed;
     }
-    let Ok(put) = connect::<mpmc::Sender>(home.name, timeout) else { return false };
+    let put = match connect::<mpmc::Sender>(home.name, timeout) {
+        Ok(put) => put,
+        Err(ConnectError::TimedOut { .. }) => return Brought::Nowhere,
+        Err(_) => return Brought::Refused,
+    };
     while let Some(message) = messages.front() {
         match put.send_bytes_timeout(message, timeout) {
             Ok(()) => drop(messages.pop_front()),
-            Err(SendError::TimedOut) => return true,
-            Err(_) => return false,
+            Err(SendError::TimedOut) => break,
+            Err(_) => return Brought::Refused,
         }
     }
-    true
+    Brought::AsRoomAllowed
 }
 
 fn listen_to_host(network: &Network, wire: &Wire, host: &Mutex<Host>, told: &Condvar) {

@@ -4,13 +4,13 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ringpipe::mpmc::{Listener, Receiver, Sender};
 use ringpipe::{RecvError, SendError, connect};
-use ringpipe_bridge::{Bridge, Direction, Doubt};
+use ringpipe_bridge::{Bridge, Builder, Direction, Doubt};
 use support::{LONG, Line, Names, builder, endpoint, eventually, message, message_of, number_of, port};
 
 /// A queue at home, kept by a thread until it is told to stop.
@@ -22,12 +22,18 @@ struct Queue {
 }
 
 fn queue(names: &Names) -> Queue {
+    queue_kept(names, Duration::ZERO)
+}
+
+/// One whose keeper does something else for so long after each time.
+fn queue_kept(names: &Names, between: Duration) -> Queue {
     let mut listener = Listener::bind(names.of("home")).unwrap();
     let (sender, receiver) = (listener.sender().clone(), listener.receiver().clone());
     let (stop, stopped) = std::sync::mpsc::channel();
     let keeper = thread::spawn(move || {
         while stopped.try_recv().is_err() {
             let _ = listener.accept_timeout(Duration::from_millis(20));
+            thread::sleep(between);
         }
     });
     Queue { sender, receiver, stop, keeper }
@@ -49,9 +55,20 @@ fn hosts(
     doubt: Doubt,
     ahead: Option<usize>,
 ) -> (Bridge, Vec<(Bridge, Line)>) {
+    hosts_of(builder("home"), names, count, direction, doubt, ahead)
+}
+
+fn hosts_of(
+    home: Builder,
+    names: &Names,
+    count: usize,
+    direction: Direction,
+    doubt: Doubt,
+    ahead: Option<usize>,
+) -> (Bridge, Vec<(Bridge, Line)>) {
     let behind = port();
     let patience = Duration::from_secs(3);
-    let home = builder("home").patience(patience).listen(endpoint(behind)).open().unwrap();
+    let home = home.patience(patience).listen(endpoint(behind)).open().unwrap();
     home.export_queue(names.of("home"), "jobs", direction, doubt).unwrap();
     let hosts = (0..count)
         .map(|number| {
@@ -176,6 +193,18 @@ fn what_nobody_has_taken_goes_back_when_the_bridge_ends() {
     left.sort_unstable();
     assert_eq!(left, (1..30).collect::<Vec<_>>());
     assert!(matches!(worker.recv_bytes_timeout(LONG), Err(RecvError::Disconnected)));
+}
+
+#[test]
+fn what_goes_back_waits_for_a_keeper_that_has_other_things_to_do() {
+    let names = Names::new();
+    let queue = queue_kept(&names, Duration::from_millis(900));
+    let (_home, mut hosts) = hosts(&names, 1, Direction::Take, Doubt::Lose, Some(10));
+    (0..10).for_each(|number| queue.sender.send_bytes(&message_of(number, 100)).unwrap());
+    let _worker = worker(&names, 0);
+    eventually("all ten are ready", || queue.receiver.is_empty());
+    hosts.clear();
+    eventually("all ten are back", || queue.receiver.len() == 10);
 }
 
 /// A host is cut off for good with ten messages ready, of which one is taken. What is at home then, of thirty.
@@ -329,4 +358,57 @@ fn what_comes_back_to_a_full_queue_does_not_keep_the_next_worker_waiting() {
     let mut got: Vec<u64> = (0..sent).map(|_| number_of(&worker.recv_bytes_timeout(LONG).unwrap())).collect();
     got.sort_unstable();
     assert_eq!(got, (0..sent).collect::<Vec<_>>());
+}
+
+/// Ten messages come back to a home whose queue is full, and then its bridge ends. How many there were, the queue, what the bridge said of messages that are lost, and
+/// who waits for it to end.
+fn end_of_a_home_that_holds_ten(names: &Names) -> (u64, Queue, Arc<Mutex<Vec<String>>>, thread::JoinHandle<()>) {
+    let queue = queue(names);
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let saying = Arc::clone(&said);
+    let report = builder("home").report(move |event| {
+        let text = event.to_string();
+        if text.contains("lost") {
+            saying.lock().unwrap().push(text);
+        }
+    });
+    let (home, mut hosts) = hosts_of(report, names, 1, Direction::Take, Doubt::Lose, Some(10));
+    (0..10).for_each(|number| queue.sender.send_bytes(&message_of(number, 10_000)).unwrap());
+    let _worker = worker(names, 0);
+    eventually("all ten are ready at the host", || queue.receiver.is_empty());
+    let mut sent = 10;
+    while queue.sender.try_send_bytes(&message_of(sent, 10_000)).is_ok() {
+        sent += 1;
+    }
+    let there = queue.receiver.len();
+    let ending = thread::spawn(move || {
+        let host = thread::spawn(move || hosts.clear());
+        thread::sleep(Duration::from_millis(700));
+        drop(home);
+        host.join().unwrap();
+    });
+    thread::sleep(Duration::from_millis(1_000));
+    assert_eq!(queue.receiver.len(), there, "there was room in the queue");
+    (sent, queue, said, ending)
+}
+
+#[test]
+fn what_a_bridge_holds_as_it_ends_goes_home_if_there_is_room_in_time() {
+    let names = Names::new();
+    let (sent, queue, said, ending) = end_of_a_home_that_holds_ten(&names);
+    let mut got: Vec<u64> = (0..sent).map(|_| number_of(&queue.receiver.recv_bytes_timeout(LONG).unwrap())).collect();
+    got.sort_unstable();
+    assert_eq!(got, (0..sent).collect::<Vec<_>>());
+    ending.join().unwrap();
+    assert!(queue.receiver.is_empty());
+    assert_eq!(*said.lock().unwrap(), [""; 0]);
+}
+
+#[test]
+fn what_a_bridge_holds_as_it_ends_and_has_no_room_for_it_says_is_lost() {
+    let names = Names::new();
+    let (sent, queue, said, ending) = end_of_a_home_that_holds_ten(&names);
+    ending.join().unwrap();
+    assert_eq!(queue.receiver.len() as u64, sent - 10);
+    assert_eq!(*said.lock().unwrap(), ["take/jobs: broken: 10 messages cannot go back into the queue, and are lost"]);
 }
