@@ -22,7 +22,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use ringpipe::{Batch, Connection, Listener, connect};
-use ringpipe_bridge::{Bridge, Builder};
+use ringpipe_bridge::{Bridge, Builder, few_threads};
 use zenoh::qos::CongestionControl;
 use zenoh::{Session, Wait};
 
@@ -39,6 +39,10 @@ const ROUND_TRIPS: usize = 1000;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(threads) = few_threads() {
+        // As the tool does. SAFETY: there is no other thread yet.
+        unsafe { std::env::set_var("ZENOH_RUNTIME", threads) };
+    }
     let mut settings = Vec::new();
     for pair in arguments.windows(2).filter(|pair| pair[0] == "--set") {
         let (path, value) = pair[1].split_once('=').ok_or("--set needs a path, `=` and a value")?;

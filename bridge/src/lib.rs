@@ -36,6 +36,6 @@ mod pipe;
 mod queue;
 mod wire;
 
-pub use bridge::{Bridge, Builder, DEFAULT_ENDPOINT, Direction, Doubt};
+pub use bridge::{Bridge, Builder, DEFAULT_ENDPOINT, Direction, Doubt, few_threads};
 pub use error::BridgeError;
 pub use network::{Event, What};

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ringpipe_bridge::{BridgeError, Builder, Direction, Doubt};
+use ringpipe_bridge::{BridgeError, Builder, Direction, Doubt, few_threads};
 
 use crate::bench::size;
 use crate::soak::clock;
@@ -117,6 +117,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     // Before there are threads, which have their mask from this one.
     let signals = block_signals()?;
+    if let Some(threads) = few_threads() {
+        // SAFETY: as there are no threads yet, nobody else reads or changes the environment.
+        unsafe { std::env::set_var("ZENOH_RUNTIME", threads) };
+    }
     let quiet = args.quiet;
     let mut builder = Builder::new()
         .patience(args.patience)

@@ -23,6 +23,14 @@ impl Bridge {
         Bridge(Some(ringpipe(&[&["bridge"], arguments].concat()).spawn().unwrap()))
     }
 
+    /// How many of its threads have a name that begins so.
+    fn threads(&self, name: &str) -> usize {
+        let tasks = format!("/proc/{}/task", self.0.as_ref().unwrap().id());
+        let names =
+            std::fs::read_dir(tasks).unwrap().map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")));
+        names.filter(|comm| comm.as_ref().is_ok_and(|comm| comm.starts_with(name))).count()
+    }
+
     fn end(&mut self) {
         let Some(mut child) = self.0.take() else { return };
         // SAFETY: it is ours, and has not been waited for.
@@ -79,6 +87,11 @@ fn a_pipe_and_queues_go_from_one_bridge_to_the_other_until_they_are_told_to_end(
     assert_eq!(worker.recv_bytes_timeout(LONG).unwrap(), b"task");
     answer.send_bytes(b"answer").unwrap();
     assert_eq!(answers.1.recv_bytes_timeout(LONG).unwrap(), b"answer");
+    if std::env::var_os("ZENOH_RUNTIME").is_none() {
+        // Those for accepting are no threads of their own where there are few processors.
+        let few = std::thread::available_parallelism().unwrap().get() <= 2;
+        assert_eq!([&home, &away].map(|bridge| bridge.threads("acc-") == 0), [few; 2]);
+    }
     away.end();
     home.end();
     std::fs::remove_dir_all(directory).unwrap();
