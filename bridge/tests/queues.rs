@@ -381,13 +381,17 @@ fn end_of_a_home_that_holds_ten(names: &Names) -> (u64, Queue, Arc<Mutex<Vec<Str
         sent += 1;
     }
     let there = queue.receiver.len();
+    let (end, ends) = std::sync::mpsc::channel();
     let ending = thread::spawn(move || {
         let host = thread::spawn(move || hosts.clear());
-        thread::sleep(Duration::from_millis(700));
+        // Time for them to come home, on a busy machine too.
+        thread::sleep(Duration::from_secs(2));
+        end.send(()).unwrap();
         drop(home);
         host.join().unwrap();
     });
-    thread::sleep(Duration::from_millis(1_000));
+    ends.recv().unwrap();
+    thread::sleep(Duration::from_millis(300));
     assert_eq!(queue.receiver.len(), there, "there was room in the queue");
     (sent, queue, said, ending)
 }
