@@ -66,9 +66,10 @@ impl<'a, 'b> Scatter<'a, 'b> {
 
 /// A growing message allocates at least so much at a time...
 const GROWTH: usize = 64 << 10;
-/// ...and otherwise so many times what has arrived of it, which is addresses rather than memory until the rest is there. Doubled each time, it
-/// would be moved more often, which most allocators do by copying it.
+/// ...and otherwise as much as has arrived of it, or, as long as that is not much, so many times as much: addresses rather than memory until the
+/// rest is there. It is moved less often so, which most allocators do by copying it.
 const AHEAD: usize = 16;
+const MUCH: usize = 64 << 20;
 
 impl<'a> Assembly<'a> {
     pub(crate) fn new(total: usize, buf: Option<&'a mut [u8]>) -> Assembly<'a> {
@@ -105,8 +106,10 @@ impl<'a> Assembly<'a> {
             None => {
                 if self.own.capacity() - self.arrived < len {
                     let there = self.arrived + len;
-                    let more = missing.min(GROWTH.max(there.saturating_mul(AHEAD)));
-                    self.own.try_reserve_exact(more).map_err(|_| RecvError::NoMemory { len: self.total })?;
+                    let little = missing.min(GROWTH.max(there));
+                    let more = missing.min(MUCH.min(there.saturating_mul(AHEAD))).max(little);
+                    let reserved = self.own.try_reserve_exact(more).or_else(|_| self.own.try_reserve_exact(little));
+                    reserved.map_err(|_| RecvError::NoMemory { len: self.total })?;
                 }
                 self.own.spare_capacity_mut().as_mut_ptr().cast()
             }

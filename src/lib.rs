@@ -75,8 +75,8 @@
 //! - What a decoder does with a value's bytes is serde's business: an untrusted peer can make `recv` of a collection of zero-sized
 //!   elements count for very long, that of a recursive type recurse until the stack is used up, and that of a hash map allocate some
 //!   2 MiB for nothing.
-//! - A message takes up to twice the memory of what has arrived of it, never what its sender claims; but what arrives may be long, and
-//!   only `recv_bytes_max` and its forms bound it.
+//! - A message takes memory as it arrives, never as its sender claims: up to twice what is there, or, below 64 MiB, up to seventeen times, most of
+//!   which is addresses (unless the process locks its memory). But what arrives may be long, and only `recv_bytes_max` and its forms bound it.
 //! - A sender learns of a receiver's SIGKILL, or that an end died on its way to another process, when the ring is full, at the latest, or
 //!   when it asks ([`Sender::is_disconnected`]).
 //! - If a sender is killed while it sends a pipe end, between the descriptors and what announces them, a receiver's descriptor may be readable

@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, Weak};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -108,6 +108,7 @@ pub(crate) struct Network {
     turns: Mutex<HashMap<String, usize>>,
     tokens: Mutex<Vec<LivelinessToken>>,
     closing: AtomicBool,
+    left_at: OnceLock<Instant>,
     /// Held by who has something to bring to its end before the network is left.
     finishing: Arc<()>,
     /// Held by who has something to bring to its end once all links are given up.
@@ -148,6 +149,7 @@ impl Network {
             turns: Mutex::default(),
             tokens: Mutex::default(),
             closing: AtomicBool::new(false),
+            left_at: OnceLock::new(),
             finishing: Arc::new(()),
             holding: Arc::new(()),
         });
@@ -427,6 +429,11 @@ impl Network {
         self.found_more.notify_all();
     }
 
+    /// When all links were given up because the bridge ends. Who is [holding](Self::holding) something has a patience from then on.
+    pub(crate) fn left_at(&self) -> Option<Instant> {
+        self.left_at.get().copied()
+    }
+
     /// To be held by who has something to bring to its end, once [`is_closing`](Self::is_closing) says so.
     pub(crate) fn finishing(&self) -> Arc<()> {
         Arc::clone(&self.finishing)
@@ -440,6 +447,7 @@ impl Network {
     /// Gives all links up, once what has to be finished is, or patience is over; tells so, and leaves the network.
     pub(crate) fn leave(&self) {
         await_others(&self.finishing, self.settings.patience);
+        let _ = self.left_at.set(Instant::now());
         let wires: Vec<_> = lock(&self.wires).values().cloned().collect();
         wires.iter().for_each(|wire| wire.reset(Reason::Ending));
         await_others(&self.holding, self.settings.patience);

@@ -30,12 +30,13 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ringpipe::mpmc::{self, Listener, Role};
-use ringpipe::{AcceptError, ConnectError, ListenError, RecvError, SendError, connect};
+use ringpipe::{AcceptError, ListenError, RecvError, SendError, connect};
 
 use crate::bridge::{Direction, Doubt};
 use crate::carry::{Intake, Message, Undeliverable, end, for_each_message, inbound, outbound, unreadable};
@@ -155,20 +156,7 @@ fn serve_take(network: &Arc<Network>, wire: &Arc<Wire>, home: &Home<'_>) {
     if wire.over().is_some() {
         returned.append(&mut kept);
     }
-    let patience = network.settings.patience;
-    let (mut found_by, mut over_by) = (Instant::now() + patience, None);
-    while !returned.is_empty() {
-        let now = Instant::now();
-        // Nobody waits for a bridge that ends longer than patience goes, and how it went is to be told before.
-        if network.is_closing() && now >= *over_by.get_or_insert(now + patience / 2) {
-            break;
-        }
-        match bring_back(home, &mut returned, LOOK.min(patience / 8)) {
-            Brought::AsRoomAllowed => found_by = Instant::now() + patience,
-            Brought::Nowhere if Instant::now() < found_by => {}
-            Brought::Nowhere | Brought::Refused => break,
-        }
-    }
+    bring_home(network, home, &mut returned);
     if !returned.is_empty() {
         let what = format!("{} messages cannot go back into the queue, and are lost", returned.len());
         network.report(home.service, What::Broken(what));
@@ -176,34 +164,51 @@ fn serve_take(network: &Arc<Network>, wire: &Arc<Wire>, home: &Home<'_>) {
     wire.close();
 }
 
-/// How it went to bring messages back.
-enum Brought {
-    /// They are in the queue, those for which there was room in time.
-    AsRoomAllowed,
-    /// Nobody was found in time who keeps the queue.
-    Nowhere,
-    /// There is no such queue any more. They are lost, as what is left in a queue is.
-    Refused,
+/// Puts messages back into the queue that they were taken out of, at the end of a link: what is to go back into a queue that is not there any more is lost, as what is left
+/// in a queue is, and so is what finds no room before the bridge ends. Then what is left of them is lost.
+fn bring_home(network: &Network, home: &Home<'_>, messages: &mut VecDeque<Vec<u8>>) {
+    if messages.is_empty() {
+        return;
+    }
+    let patience = network.settings.patience;
+    // Half of the time that the bridge waits for this, so that there is some left to tell how it went.
+    let is_late = || network.left_at().is_some_and(|left_at| Instant::now() >= left_at + patience / 2);
+    // One attempt for all of the time: each that is given up leaves something for the queue's keeper to see to.
+    let (joined, joins) = mpsc::channel();
+    let name = home.name.to_owned();
+    let join = move || drop(joined.send(connect::<mpmc::Sender>(name, patience)));
+    if start("bridge-join", join).is_err() {
+        return;
+    }
+    let put = loop {
+        match joins.recv_timeout(step(network)) {
+            Ok(Ok(put)) => break put,
+            Err(RecvTimeoutError::Timeout) if !is_late() => {}
+            Ok(Err(_)) | Err(_) => return,
+        }
+    };
+    while !is_late() && put_back(&put, messages, step(network)) && !messages.is_empty() {}
 }
 
-/// Puts messages back into the queue that they were taken out of.
-fn bring_back(home: &Home<'_>, messages: &mut VecDeque<Vec<u8>>, timeout: Duration) -> Brought {
-    if messages.is_empty() {
-        return Brought::AsRoomAllowed;
-    }
-    let put = match connect::<mpmc::Sender>(home.name, timeout) {
-        Ok(put) => put,
-        Err(ConnectError::TimedOut { .. }) => return Brought::Nowhere,
-        Err(_) => return Brought::Refused,
-    };
+/// How long to do something without a look at whether the bridge is to end.
+fn step(network: &Network) -> Duration {
+    LOOK.min(network.settings.patience / 8).max(Duration::from_millis(1))
+}
+
+/// Puts messages back, as far as there is room in time. Whether there is still such a queue.
+fn put_back(put: &mpmc::Sender, messages: &mut VecDeque<Vec<u8>>, timeout: Duration) -> bool {
+    let deadline = Instant::now() + timeout;
     while let Some(message) = messages.front() {
-        match put.send_bytes_timeout(message, timeout) {
+        match put.send_bytes_deadline(message, deadline) {
             Ok(()) => drop(messages.pop_front()),
-            Err(SendError::TimedOut) => break,
-            Err(_) => return Brought::Refused,
+            Err(SendError::TimedOut) => return true,
+            Err(_) => return false,
+        }
+        if Instant::now() >= deadline {
+            return true;
         }
     }
-    Brought::AsRoomAllowed
+    true
 }
 
 fn listen_to_host(network: &Network, wire: &Wire, host: &Mutex<Host>, told: &Condvar) {
@@ -266,7 +271,9 @@ fn give(network: &Network, wire: &Wire, home: &Home<'_>, host: &Mutex<Host>, tol
                     drop(wait(told, guard, LOOK));
                 } else {
                     drop(guard);
-                    bring_back(home, &mut returned, LOOK);
+                    if let Ok(put) = connect::<mpmc::Sender>(home.name, LOOK) {
+                        put_back(&put, &mut returned, step(network));
+                    }
                     // Those that came back meanwhile are younger.
                     let mut host = lock(host);
                     returned.append(&mut host.returned);

@@ -25,15 +25,19 @@ fn queue(names: &Names) -> Queue {
     queue_kept(names, Duration::ZERO)
 }
 
-/// One whose keeper does something else for so long after each time.
+/// One whose keeper looks only every now and then who wants to join.
 fn queue_kept(names: &Names, between: Duration) -> Queue {
     let mut listener = Listener::bind(names.of("home")).unwrap();
     let (sender, receiver) = (listener.sender().clone(), listener.receiver().clone());
     let (stop, stopped) = std::sync::mpsc::channel();
     let keeper = thread::spawn(move || {
         while stopped.try_recv().is_err() {
-            let _ = listener.accept_timeout(Duration::from_millis(20));
-            thread::sleep(between);
+            if between.is_zero() {
+                let _ = listener.accept_timeout(Duration::from_millis(20));
+            } else {
+                let _ = listener.try_accept();
+                thread::sleep(between);
+            }
         }
     });
     Queue { sender, receiver, stop, keeper }
@@ -415,4 +419,20 @@ fn what_a_bridge_holds_as_it_ends_and_has_no_room_for_it_says_is_lost() {
     ending.join().unwrap();
     assert_eq!(queue.receiver.len() as u64, sent - 10);
     assert_eq!(*said.lock().unwrap(), ["take/jobs: broken: 10 messages cannot go back into the queue, and are lost"]);
+}
+
+#[test]
+fn what_finds_too_little_room_as_a_bridge_ends_is_counted() {
+    let names = Names::new();
+    let (sent, queue, said, ending) = end_of_a_home_that_holds_ten(&names);
+    let mut taken = 0;
+    while !ending.is_finished() {
+        thread::sleep(Duration::from_millis(300));
+        taken += u64::from(queue.receiver.try_recv_bytes().is_ok());
+    }
+    ending.join().unwrap();
+    let lost = sent - taken - queue.receiver.len() as u64;
+    assert!((1..10).contains(&lost), "{lost} of ten are lost: the test wants some, and not all");
+    let what = format!("take/jobs: broken: {lost} messages cannot go back into the queue, and are lost");
+    assert_eq!(*said.lock().unwrap(), [what]);
 }

@@ -88,9 +88,9 @@ fn a_pipe_and_queues_go_from_one_bridge_to_the_other_until_they_are_told_to_end(
     answer.send_bytes(b"answer").unwrap();
     assert_eq!(answers.1.recv_bytes_timeout(LONG).unwrap(), b"answer");
     if std::env::var_os("ZENOH_RUNTIME").is_none() {
-        // Those for accepting are no threads of their own where there are few processors.
+        // Who accepts has no thread for that where there are few processors.
         let few = std::thread::available_parallelism().unwrap().get() <= 2;
-        assert_eq!([&home, &away].map(|bridge| bridge.threads("acc-") == 0), [few; 2]);
+        assert_eq!(home.threads("acc-") == 0, few);
     }
     away.end();
     home.end();

@@ -114,6 +114,7 @@ impl<'a> Rx<'a> {
     pub(crate) fn one(&mut self, receiver: &mut Receiver, until: u64) -> Result<Got, String> {
         let start = self.clocked.then(|| Start::now(self.board));
         let delay = self.delay.as_ref().and_then(OwnDelay::get);
+        let mut delay_at_call = delay;
         loop {
             let ways = if self.shares { &WAYS[..STEADFAST] } else { &WAYS };
             let how = match self.only {
@@ -123,8 +124,8 @@ impl<'a> Rx<'a> {
             let called_at = now();
             match self.fetch(receiver, how) {
                 Ok(()) => {
-                    if let (Some(start), Some(delay)) = (start, delay) {
-                        self.time_wake(start, called_at, delay);
+                    if let (Some(start), Some(delay), Some(delay_at_call)) = (start, delay, delay_at_call) {
+                        self.time_wake(start, delay, called_at, delay_at_call);
                     }
                     self.judge(how)?;
                     if let Some(start) = start {
@@ -147,6 +148,7 @@ impl<'a> Rx<'a> {
                 }
                 Err(e) => return Err(format!("receiving by {how:?}, expecting {:?}: {e:?}", self.tracker.next())),
             }
+            delay_at_call = self.delay.as_ref().and_then(OwnDelay::get);
         }
     }
 
@@ -205,7 +207,7 @@ impl<'a> Rx<'a> {
 
     /// How long it took from the return of the send to the return of the receive, apart from the time to get a processor, and whether that
     /// is when a waiting side looks by itself. Single wake-ups may be slow for reasons of the machine; the referee judges how many look lost.
-    fn time_wake(&self, start: Start, called_at: u64, delay: u64) {
+    fn time_wake(&self, start: Start, delay: u64, called_at: u64, delay_at_call: u64) {
         let end = now();
         let (rx, tx) = (&self.lane.rx, &self.lane.tx);
         if tx.begun_at.load(Ordering::Relaxed) < start.at {
@@ -219,10 +221,11 @@ impl<'a> Rx<'a> {
             return;
         }
         if let Some(slept) = end.saturating_sub(sent_at).checked_sub(nanos(SLOW)) {
-            let delayed = self.delay.as_ref().and_then(OwnDelay::get).unwrap_or(u64::MAX) - delay;
-            if slept > delayed {
+            let delay_now = self.delay.as_ref().and_then(OwnDelay::get).unwrap_or(u64::MAX);
+            if slept > delay_now - delay {
                 rx.slow_wakes.fetch_add(1, Ordering::Relaxed);
-                if LOST.contains(&Duration::from_nanos((end - called_at).saturating_sub(delayed))) {
+                let waited = (end - called_at).saturating_sub(delay_now - delay_at_call);
+                if LOST.contains(&Duration::from_nanos(waited)) {
                     rx.lost_wakes.fetch_add(1, Ordering::Relaxed);
                 }
             }
