@@ -186,19 +186,18 @@ impl Network {
     }
 
     fn on_sample(&self, sample: &Sample, desk: &SyncSender<Packet>) {
-        let head = sample.attachment().and_then(|head| Head::decode(&head.to_bytes()));
-        let Some(head) = head else { return };
-        let payload = sample.payload();
-        if payload.len() > MOST {
+        if sample.payload().len() > MOST {
             return;
         }
+        let packet = sample.attachment().and_then(|head| Packet::open(&head.to_bytes(), sample.payload()));
+        let Some(Packet { head, payload }) = packet else { return };
         let wire = lock(&self.wires).get(&head.dst).cloned();
         match wire {
-            Some(wire) => wire.on_packet(Packet { head, payload: payload.clone() }),
+            Some(wire) => wire.on_packet(Packet { head, payload }),
             // Never an answer to an answer.
             None if head.kind == Kind::Reset => {}
             None => {
-                let payload = if head.kind == Kind::Open { self.asked_for(payload) } else { ZBytes::new() };
+                let payload = if head.kind == Kind::Open { self.asked_for(&payload) } else { ZBytes::new() };
                 drop(desk.try_send(Packet { head, payload }));
             }
         }

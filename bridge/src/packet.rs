@@ -2,6 +2,9 @@
 //!
 //! The head travels as Zenoh's attachment, so that the payload needs no copy. Numbers have the lowest byte first.
 //!
+//! Behind the head there is a checksum (CRC-32) of head and payload. Zenoh has none. When it gives up a connection in the midst of writing (its lease is over, while the line
+//! is down), it may go on with the next batch, and what arrives has the right length, and bytes of two packets. A packet whose sum is wrong counts as lost.
+//!
 //! ```text
 //!  0      1     2      3  4      20    28    36     44     52     60     64     68
 //!  | VERSION | kind | flags | 0 | from | src | dst | offset | ack | limit | ping | pong |
@@ -12,7 +15,7 @@
 use zenoh::bytes::ZBytes;
 
 /// To be changed with anything that a bridge of another version would take for something else.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// Bytes of a head.
 pub(crate) const HEAD: usize = 68;
@@ -57,6 +60,31 @@ pub(crate) struct Head {
 pub(crate) struct Packet {
     pub(crate) head: Head,
     pub(crate) payload: ZBytes,
+}
+
+impl Packet {
+    /// The head and the sum.
+    pub(crate) fn attachment(&self) -> [u8; HEAD + 4] {
+        let head = self.head.encode();
+        let mut bytes = [0; HEAD + 4];
+        bytes[..HEAD].copy_from_slice(&head);
+        bytes[HEAD..].copy_from_slice(&sum(&head, &self.payload).to_le_bytes());
+        bytes
+    }
+
+    /// `None` if these bytes are no head and sum, or the sum is another.
+    pub(crate) fn open(attachment: &[u8], payload: &ZBytes) -> Option<Packet> {
+        let (head, told) = attachment.split_last_chunk()?;
+        let packet = Packet { head: Head::decode(head)?, payload: payload.clone() };
+        (sum(head, payload) == u32::from_le_bytes(*told)).then_some(packet)
+    }
+}
+
+fn sum(head: &[u8], payload: &ZBytes) -> u32 {
+    let mut sum = crc32fast::Hasher::new();
+    sum.update(head);
+    payload.slices().for_each(|slice| sum.update(slice));
+    sum.finalize()
 }
 
 impl Head {
@@ -130,6 +158,29 @@ mod tests {
             };
             assert_eq!(Head::decode(&head.encode()), Some(head));
         }
+    }
+
+    #[test]
+    fn a_packet_with_one_wrong_bit_is_none() {
+        let head = Head::decode(&{
+            let mut head = [0; HEAD];
+            head[..2].copy_from_slice(&[VERSION, 1]);
+            head
+        });
+        let packet = Packet { head: head.unwrap(), payload: ZBytes::from(vec![7; 1000]) };
+        let attachment = packet.attachment();
+        assert_eq!(Packet::open(&attachment, &packet.payload).map(|opened| opened.head), Some(packet.head));
+        for bit in 0..8 * attachment.len() {
+            let mut wrong = attachment;
+            wrong[bit / 8] ^= 1 << (bit % 8);
+            assert!(Packet::open(&wrong, &packet.payload).is_none(), "bit {bit} of the head");
+        }
+        for byte in 0..1000 {
+            let mut wrong = vec![7; 1000];
+            wrong[byte] ^= 1 << (byte % 8);
+            assert!(Packet::open(&attachment, &ZBytes::from(wrong)).is_none(), "byte {byte}");
+        }
+        assert!(Packet::open(&attachment, &ZBytes::from(vec![7; 999])).is_none(), "a byte is missing");
     }
 
     #[test]

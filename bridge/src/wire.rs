@@ -53,7 +53,8 @@ impl Post {
 
     /// As [`send`](Self::send); what is done if there is no room for it is said.
     fn send_or(&self, congestion: CongestionControl, packet: Packet, in_order: bool) {
-        let put = self.session.put(&self.address, packet.payload).attachment(packet.head.encode().as_slice());
+        let attachment = packet.attachment();
+        let put = self.session.put(&self.address, packet.payload).attachment(attachment.as_slice());
         let put = put.congestion_control(congestion).express(true);
         let priority = if in_order { Priority::Data } else { Priority::RealTime };
         // It fails if the session is closed, after which nothing is heard any more either.
