@@ -2,13 +2,13 @@
 //!
 //! The head travels as Zenoh's attachment, so that the payload needs no copy. Numbers have the lowest byte first.
 //!
-//! Behind the head there is a checksum (CRC-32) of head and payload. Zenoh has none. When it gives up a connection in the midst of writing (its lease is over, while the line
-//! is down), it may go on with the next batch, and what arrives has the right length, and bytes of two packets. A packet whose sum is wrong counts as lost.
-//!
 //! ```text
 //!  0      1     2      3  4      20    28    36     44     52     60     64     68
 //!  | VERSION | kind | flags | 0 | from | src | dst | offset | ack | limit | ping | pong |
 //! ```
+//!
+//! Behind the head comes a checksum (CRC-32) of head and payload. Zenoh has none, and after its line had been down was seen to deliver a payload of the right length with the bytes of
+//! two packets; probably it had given up a connection in the midst of writing, and written on behind that. A packet whose sum is wrong counts as lost.
 //!
 //! What arrives may be anything: a head that is not one of this version is no packet.
 

@@ -16,8 +16,8 @@ pub(crate) const PER_MIB: Duration = Duration::from_millis(300);
 /// What a wake-up takes at most, apart from the time to get a processor.
 pub(crate) const SLOW: Duration = Duration::from_millis(2);
 /// After how long a side that sleeps on the futex looks by itself: when a wait ends in which the wake-up was lost there, unless it spins for long
-/// before, has a deadline before that, or is ended by a signal. The machine can make
-/// a wake-up as slow (above all if its processors are lent, and taken away from it for some ms), but has no reason to do so at just this time.
+/// before, has a deadline before that, or is ended by a signal. The machine can make a wake-up as slow (above all if its processors are lent, and
+/// taken away from it for some ms), but has no reason to do so at just this time.
 pub(crate) const LOST: Range<Duration> = Duration::from_micros(4_500)..Duration::from_micros(5_200);
 /// So many that look lost in one direction of a round, or in the whole run, are no accident...
 pub(crate) const LOST_IN_A_ROUND: u64 = 5;
