@@ -177,9 +177,13 @@ impl Reception {
     }
 
     fn take_from_queue(&mut self) -> Result<Round, AcceptError> {
-        for _ in 0..ROUND {
-            let Some(socket) = names::accept(self.claim.as_fd())? else {
-                break;
+        for turn in 0..ROUND {
+            let socket = match names::accept(self.claim.as_fd()) {
+                Ok(Some(socket)) => socket,
+                Ok(None) => break,
+                // Out of descriptors, the kernel says so before it looks whether there is anybody else. If there is, the next round says it.
+                Err(_) if turn > 0 => break,
+                Err(e) => return Err(e.into()),
             };
             let peer = Peer::of(socket.as_fd())?;
             if !peer.is_trusted(&self.allowed) {

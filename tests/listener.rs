@@ -828,6 +828,25 @@ fn a_thousand_clients_connect_at_once_exchange_and_leave_three_times() {
     assert_eq!(leaked(&before), [0; 0]);
 }
 
+/// Opens so many descriptors that none is free below the last one, and returns which are open then.
+fn fill_gaps() -> Vec<i32> {
+    let last = *open_fds().last().unwrap();
+    // SAFETY: makes copies of an open descriptor, which are nobody else's.
+    while unsafe { libc::dup(2) } <= last {}
+    open_fds()
+}
+
+/// Allows this process so many more than were `open` when it had no gaps.
+fn limit_descriptors(open: &[i32], more: i32) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointers lead to a limit.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit), 0);
+        limit.rlim_cur = (open.last().unwrap() + 1 + more) as libc::rlim_t;
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &limit), 0);
+    }
+}
+
 #[test]
 fn out_of_descriptors_a_listener_says_so_and_goes_on_afterwards() {
     let (_alone, _watchdog) = guard();
@@ -838,20 +857,8 @@ fn out_of_descriptors_a_listener_says_so_and_goes_on_afterwards() {
     let words = Shared::new();
     let server = fork(|| {
         let mut listener = Listener::bind(dir.name()).unwrap();
-        // So that none is free below those that are open.
-        let last = *open_fds().last().unwrap();
-        // SAFETY: makes copies of an open descriptor, which are nobody else's.
-        while unsafe { libc::dup(2) } <= last {}
-        let before = open_fds();
-        let limit = |free: i32| {
-            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-            // SAFETY: the pointers lead to a limit.
-            unsafe {
-                assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit), 0);
-                limit.rlim_cur = (before.last().unwrap() + 1 + free) as libc::rlim_t;
-                assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &limit), 0);
-            }
-        };
+        let before = fill_gaps();
+        let limit = |free| limit_descriptors(&before, free);
         // With none, the client cannot be accepted; with some, no pipe can be made for it.
         for free in 0..=7 {
             limit(free);
@@ -902,6 +909,43 @@ fn out_of_descriptors_a_listener_says_so_and_goes_on_afterwards() {
     }
     server.succeeds();
     assert!(words.get(2) >= 1, "a pipe was made out of nothing");
+}
+
+#[test]
+fn the_last_descriptor_is_enough_for_one_who_has_not_spoken_yet() {
+    let (_alone, _watchdog) = guard();
+    if emulated() {
+        return skip("a listener with one descriptor left", "the limit would be the emulator's");
+    }
+    let dir = Dir::new();
+    let server = fork(|| {
+        let mut listener = Listener::bind(dir.name()).unwrap();
+        let mut first = UnixStream::connect(dir.name()).unwrap();
+        let before = fill_gaps();
+        limit_descriptors(&before, 1);
+        assert!(matches!(listener.try_accept(), Err(AcceptError::Empty)), "there is nobody else");
+        first.write_all(&request(1, 3)).unwrap();
+        let result = listener.try_accept();
+        assert!(matches!(result, Err(AcceptError::Build(_))), "{result:?}");
+        let mut answer = Vec::new();
+        first.read_to_end(&mut answer).unwrap();
+        assert_ne!(answer, [], "it was told so");
+
+        // Of two in the queue the second is one too many.
+        limit_descriptors(&before, 200);
+        let mut waiting: Vec<_> = (0..2).map(|_| UnixStream::connect(dir.name()).unwrap()).collect();
+        let before = fill_gaps();
+        limit_descriptors(&before, 1);
+        let result = listener.try_accept();
+        assert!(matches!(&result, Err(AcceptError::Io(e)) if e.raw_os_error() == Some(libc::EMFILE)), "{result:?}");
+        limit_descriptors(&before, 200);
+        for client in &mut waiting {
+            client.write_all(&request(1, 3)).unwrap();
+            listener.try_accept().unwrap();
+        }
+        0
+    });
+    server.succeeds();
 }
 
 // --- a pipe for many, by its name -----------------------------------------------------------------------
