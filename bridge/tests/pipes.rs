@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -230,6 +232,28 @@ fn cuts_of_the_line_lose_nothing_and_double_nothing() {
     sending.join().unwrap();
     replying.join().unwrap();
     assert_eq!((taken.join().unwrap(), answered.join().unwrap()), (3000, 3000));
+}
+
+#[test]
+fn bytes_that_are_left_out_within_a_connection_are_noticed() {
+    let mut joined = joined(Duration::from_secs(8));
+    let (client, server) = joined.pipe();
+    let ((there, back), (reply, take)) = (client.split(), server.split());
+    let (ended, taken) = (Arc::new(AtomicBool::new(false)), receive(take));
+    let sending = {
+        let (ended, mut there) = (Arc::clone(&ended), there);
+        thread::spawn(move || {
+            let numbers = (0..).take_while(|_| !ended.load(Ordering::Relaxed));
+            numbers.map(|number| there.send_bytes(&message(number)).unwrap()).count() as u64
+        })
+    };
+    for bytes in [1, 10, 100, 1000, 10_000, 3000, 300, 30, 3].repeat(4) {
+        joined.two.line.leave_out(bytes);
+        thread::sleep(Duration::from_millis(20));
+    }
+    ended.store(true, Ordering::Relaxed);
+    assert_eq!(taken.join().unwrap(), sending.join().unwrap());
+    drop((back, reply));
 }
 
 #[test]

@@ -6,7 +6,7 @@ pub mod process;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -71,7 +71,8 @@ pub fn two(patience: Duration) -> Two {
     Two { home, away, line }
 }
 
-/// A line to a port of this machine, which can be cut: connections break, and there are no new ones until it is joined again.
+/// A line to a port of this machine, which can be cut: connections break, and there are no new ones until it is joined again. Or it
+/// leaves out bytes, as no TCP does, but as it looks if a sender gives up writing in the midst of something and then writes something else.
 pub struct Line {
     pub port: u16,
     state: Arc<LineState>,
@@ -82,6 +83,8 @@ struct LineState {
     ended: AtomicBool,
     open: Mutex<Vec<TcpStream>>,
     carried: AtomicU64,
+    /// So many bytes are to be left out on the way to the port.
+    left_out: AtomicUsize,
 }
 
 impl Line {
@@ -93,6 +96,7 @@ impl Line {
             ended: AtomicBool::new(false),
             open: Mutex::default(),
             carried: AtomicU64::new(0),
+            left_out: AtomicUsize::new(0),
         });
         let of_thread = Arc::clone(&state);
         thread::spawn(move || {
@@ -122,6 +126,12 @@ impl Line {
         self.state.is_cut.store(false, Ordering::Relaxed);
     }
 
+    /// Leaves out so many bytes of one connection, once it has that much to carry to the port.
+    pub fn leave_out(&self, bytes: usize) {
+        self.state.left_out.store(bytes, Ordering::Relaxed);
+        eventually("bytes are left out", || self.state.left_out.load(Ordering::Relaxed) == 0);
+    }
+
     /// Bytes that have gone through, both ways.
     pub fn carried(&self) -> u64 {
         self.state.carried.load(Ordering::Relaxed)
@@ -134,17 +144,25 @@ impl LineState {
         for stream in [&near, &far] {
             stream.set_nodelay(true)?;
         }
-        for (from, to) in [(near.try_clone()?, far.try_clone()?), (far.try_clone()?, near.try_clone()?)] {
+        for (from, to, is_there) in
+            [(near.try_clone()?, far.try_clone()?, true), (far.try_clone()?, near.try_clone()?, false)]
+        {
             let state = Arc::clone(self);
-            thread::spawn(move || state.carry(from, to));
+            thread::spawn(move || state.carry(from, to, is_there));
         }
         self.open.lock().unwrap().extend([near, far]);
         Ok(())
     }
 
-    fn carry(&self, mut from: TcpStream, mut to: TcpStream) {
+    fn carry(&self, mut from: TcpStream, mut to: TcpStream, is_there: bool) {
         let mut buffer = vec![0; 64 << 10];
-        while let Ok(len @ 1..) = from.read(&mut buffer) {
+        while let Ok(mut len @ 1..) = from.read(&mut buffer) {
+            let without = self.left_out.load(Ordering::Relaxed);
+            if is_there && without > 0 && len >= 2 * without {
+                self.left_out.store(0, Ordering::Relaxed);
+                buffer.copy_within(len / 2 + without..len, len / 2);
+                len -= without;
+            }
             if to.write_all(&buffer[..len]).is_err() {
                 break;
             }
