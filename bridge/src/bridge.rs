@@ -80,7 +80,8 @@ impl Builder {
         self
     }
 
-    /// Connects to another bridge, and connects again whenever the connection is lost. It does not have to be there yet.
+    /// Connects to another bridge, and connects again whenever the connection is lost, or has carried nothing for half of the patience: see the README. It does not have to be
+    /// there yet.
     pub fn connect(mut self, endpoint: impl Into<String>) -> Builder {
         self.connect.push(endpoint.into());
         self
@@ -139,8 +140,9 @@ impl Builder {
             return Err(BridgeError::Window { asked: self.window, min: MOST });
         }
         let config = self.zenoh().map_err(BridgeError::Network)?;
+        let reopening = reopening(&config).map_err(BridgeError::Network)?;
         let settings = Settings { window: self.window as u64, patience: self.patience };
-        let network = Network::join(config, settings, self.longest, self.most, self.report)?;
+        let network = Network::join(config, reopening, settings, self.longest, self.most, self.report)?;
         Ok(Bridge { network })
     }
 
@@ -154,8 +156,6 @@ impl Builder {
             Some(file) => Config::from_file(file)?,
             None => Config::default(),
         };
-        let plain = Config::default();
-        let is_plain = |config: &Config, path: &str| config.get_json(path).ok() == plain.get_json(path).ok();
         let connects = !self.connect.is_empty() || !is_plain(&config, "connect/endpoints");
         let here: &[&str] = if connects { &[] } else { &[DEFAULT_ENDPOINT] };
         let defaults = [
@@ -189,6 +189,23 @@ impl Builder {
         }
         Ok(config)
     }
+}
+
+fn is_plain(config: &Config, path: &str) -> bool {
+    config.get_json(path).ok() == Config::default().get_json(path).ok()
+}
+
+/// How a bridge that connects to others opens a session in the place of another, which may listen for a while yet.
+fn reopening(config: &Config) -> zenoh::Result<Option<Config>> {
+    if is_plain(config, "connect/endpoints") {
+        return Ok(None);
+    }
+    let mut config = config.clone();
+    // By a number of its own, if one was given: others may still take the one before it for connected.
+    config.insert_json5("id", "null")?;
+    config.insert_json5("listen/exit_on_failure", "false")?;
+    config.insert_json5("listen/timeout_ms", "-1")?;
+    Ok(Some(config))
 }
 
 impl fmt::Debug for Builder {

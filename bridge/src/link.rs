@@ -39,6 +39,11 @@
 //! ([`Link::on_reconnect`]), and as a sign of life. One without an answer is repeated, with the same number: that its first copy came behind what counts as sent before it is all
 //! that matters. All that an answer tells, acknowledgement and limit, only ever grows, so it can be said again at any time, and old packets do no harm.
 //!
+//! # A way that is none
+//!
+//! After some cuts Zenoh takes a connection for a good one that carries nothing, one way or both ways, and keeps it for ever. Who has heard nothing for half of its patience, for all its
+//! pings, is *deaf*: it complains, and says so in each packet, since the other side may hear very well. What is done about it is the user's business ([`Link::complaint`]).
+//!
 //! # Opening
 //!
 //! ```text
@@ -153,6 +158,10 @@ pub(crate) struct Link {
     /// Whether the other side is yet to be told that it is over.
     farewell: bool,
     heard_at: Duration,
+    /// The other side hears nothing, though it is heard.
+    unheard: bool,
+    /// Whether the silence since `heard_at` has been complained of.
+    complained: bool,
     out: Outgoing,
     incoming: Incoming,
 }
@@ -248,6 +257,8 @@ impl Link {
             over: None,
             farewell: false,
             heard_at: now,
+            unheard: false,
+            complained: false,
             out: Outgoing {
                 segments: VecDeque::new(),
                 unsent: 0,
@@ -405,10 +416,24 @@ impl Link {
         }
         self.confirmed = true;
         self.heard_at = now;
+        self.complained = false;
+        self.unheard |= head.deaf;
         self.acknowledged(&head, now);
         if self.over.is_none() {
             self.received(&head, payload, now);
         }
+    }
+
+    /// Whether nothing was heard for long, though there are pings to be answered.
+    pub(crate) fn is_deaf(&self, now: Duration) -> bool {
+        self.over.is_none() && !self.is_complete() && now >= self.heard_at + self.settings.patience / 2
+    }
+
+    /// Whether there is reason to think that one of the ways between the two sides is no longer one. Says so once in a silence, and whenever the other side says that it is
+    /// [deaf](Self::is_deaf).
+    pub(crate) fn complaint(&mut self, now: Duration) -> bool {
+        let is_deaf = self.is_deaf(now);
+        std::mem::take(&mut self.unheard) | (!std::mem::replace(&mut self.complained, is_deaf) && is_deaf)
     }
 
     /// There may be a way to the other side again.
@@ -481,7 +506,7 @@ impl Link {
     pub(crate) fn poll_output(&mut self, now: Duration) -> Option<(Packet, bool)> {
         if std::mem::take(&mut self.farewell) {
             let Some(Over::Here(reason)) = self.over else { return None };
-            let mut head = self.head(Kind::Reset);
+            let mut head = self.head(Kind::Reset, now);
             head.offset = 0;
             return (self.theirs != 0).then(|| (Packet { head, payload: ZBytes::from(vec![reason as u8]) }, true));
         }
@@ -499,11 +524,11 @@ impl Link {
             }
             let payload = request.clone();
             self.out.moved_at = now;
-            return Some((Packet { head: self.head(Kind::Open), payload }, true));
+            return Some((Packet { head: self.head(Kind::Open, now), payload }, true));
         }
         if let Some((offset, payload)) = self.sendable() {
             self.out.unsent += 1;
-            let mut head = self.head(Kind::Segment);
+            let mut head = self.head(Kind::Segment, now);
             head.offset = offset;
             return Some((Packet { head, payload }, true));
         }
@@ -515,12 +540,12 @@ impl Link {
                 out.asked = Some(out.segments.get(out.unsent).map_or(out.written, |(start, _)| *start));
             }
             (out.ping_now, out.moved_at) = (false, now);
-            let mut head = self.head(Kind::Segment);
+            let mut head = self.head(Kind::Segment, now);
             head.ping = self.out.ping;
             return Some((Packet { head, payload: ZBytes::new() }, true));
         }
         if self.incoming.answer_at.is_some_and(|at| now >= at) {
-            return Some((Packet { head: self.head(Kind::Segment), payload: ZBytes::new() }, false));
+            return Some((Packet { head: self.head(Kind::Segment, now), payload: ZBytes::new() }, false));
         }
         None
     }
@@ -561,7 +586,8 @@ impl Link {
     }
 
     /// A head with all that is to be said. What it says counts as told.
-    fn head(&mut self, kind: Kind) -> Head {
+    fn head(&mut self, kind: Kind, now: Duration) -> Head {
+        let deaf = self.is_deaf(now);
         let incoming = &mut self.incoming;
         incoming.answer_at = None;
         incoming.told_ack = incoming.received;
@@ -569,6 +595,7 @@ impl Link {
         Head {
             kind,
             closed: incoming.closed,
+            deaf,
             from: self.from,
             src: self.ours,
             dst: self.theirs,

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
 use std::thread;
@@ -22,7 +22,7 @@ use zenoh::{Session, Wait};
 use crate::error::BridgeError;
 use crate::link::{Over, Reason, Settings};
 use crate::packet::{Head, Kind, MOST, Packet};
-use crate::wire::{LOOK, Post, Wire, address, lock, wait};
+use crate::wire::{Access, LOOK, Post, Pumped, Wire, address, lock, wait};
 
 /// Packets that may wait at the desk. More are thrown away: those who have sent them ask again.
 const WAITING: usize = 1024;
@@ -86,7 +86,13 @@ pub(crate) type Report = Box<dyn Fn(&Event) + Send + Sync>;
 type Serve = Arc<dyn Fn(&Arc<Network>, Arc<Wire>) + Send + Sync>;
 
 pub(crate) struct Network {
-    session: Session,
+    access: Arc<Access>,
+    /// What to open a session with in the place of one that is deaf; `None` if others connect to this bridge, who do that.
+    reopening: Option<zenoh::Config>,
+    /// Counts the sessions.
+    generation: AtomicU64,
+    reopened_at: Mutex<Option<Instant>>,
+    /// The bridge, whatever its session is.
     id: u128,
     pub(crate) settings: Settings,
     /// Bytes of a message, at most.
@@ -100,12 +106,15 @@ pub(crate) struct Network {
     most: usize,
     /// Held by the [`Place`] of each of those.
     served: Arc<()>,
+    /// Where packets go that are for no link.
+    desk: SyncSender<Packet>,
     exports: Mutex<HashMap<String, Serve>>,
     /// Who exports what, of those that can be reached.
     found: Mutex<BTreeSet<(String, u128)>>,
     found_more: Condvar,
     /// Of the bridges that export the same, another one is called each time: how often that was, for each service.
     turns: Mutex<HashMap<String, usize>>,
+    /// Those of the session in use. Held while the session is replaced.
     tokens: Mutex<Vec<LivelinessToken>>,
     closing: AtomicBool,
     left_at: OnceLock<Instant>,
@@ -124,6 +133,7 @@ fn draw() -> u64 {
 impl Network {
     pub(crate) fn join(
         config: zenoh::Config,
+        reopening: Option<zenoh::Config>,
         settings: Settings,
         longest: u64,
         most: usize,
@@ -132,8 +142,12 @@ impl Network {
         let settings = Settings { window: settings.window.min(HUGE), patience: settings.patience.min(FOREVER) };
         let session = zenoh::open(config).wait().map_err(BridgeError::Network)?;
         let id = u128::from_le_bytes(session.zid().to_le_bytes());
+        let (desk, strangers) = sync_channel(WAITING);
         let network = Arc::new(Network {
-            session,
+            access: Access::new(session),
+            reopening,
+            generation: AtomicU64::new(0),
+            reopened_at: Mutex::default(),
             id,
             settings,
             longest,
@@ -143,6 +157,7 @@ impl Network {
             lingers: Condvar::new(),
             most,
             served: Arc::new(()),
+            desk,
             exports: Mutex::default(),
             found: Mutex::default(),
             found_more: Condvar::new(),
@@ -153,8 +168,7 @@ impl Network {
             finishing: Arc::new(()),
             holding: Arc::new(()),
         });
-        let (desk, strangers) = sync_channel(WAITING);
-        network.listen(desk).map_err(BridgeError::Network)?;
+        *lock(&network.tokens) = network.listen(&network.access.session()).map_err(BridgeError::Network)?;
         let served = Arc::downgrade(&network);
         start("bridge-desk", move || receive_strangers(&served, &strangers))?;
         let kept = Arc::downgrade(&network);
@@ -162,30 +176,74 @@ impl Network {
         Ok(network)
     }
 
-    fn listen(self: &Arc<Network>, desk: SyncSender<Packet>) -> zenoh::Result<()> {
+    /// Has a session tell what there is for this bridge, and others that it is there.
+    fn listen(self: &Arc<Network>, session: &Session) -> zenoh::Result<Vec<LivelinessToken>> {
         // What lives as long as the session must not keep the network.
         let network = Arc::downgrade(self);
         let on_packet = move |sample: Sample| {
             if let Some(network) = network.upgrade() {
-                network.on_sample(&sample, &desk);
+                network.on_sample(&sample);
             }
         };
-        self.session.declare_subscriber(address(self.id)).callback(on_packet).background().wait()?;
-        let network = Arc::downgrade(self);
+        session.declare_subscriber(address(self.id)).callback(on_packet).background().wait()?;
+        let (network, generation) = (Arc::downgrade(self), self.generation.load(Ordering::Relaxed));
         let on_token = move |sample: Sample| {
-            if let Some(network) = network.upgrade() {
+            // What a session tells that is not in use any more nobody takes back.
+            if let Some(network) = network.upgrade()
+                && network.generation.load(Ordering::Relaxed) == generation
+            {
                 network.on_token(&sample);
             }
         };
-        let liveliness = self.session.liveliness();
+        let liveliness = session.liveliness();
         for tokens in ["ringpipe/at/*", "ringpipe/has/**"] {
             liveliness.declare_subscriber(tokens).history(true).callback(on_token.clone()).background().wait()?;
         }
-        lock(&self.tokens).push(liveliness.declare_token(format!("ringpipe/at/{:x}", self.id)).wait()?);
-        Ok(())
+        let services: Vec<String> = lock(&self.exports).keys().cloned().collect();
+        let has = services.iter().map(|service| format!("ringpipe/has/{:x}/{service}", self.id));
+        let at = format!("ringpipe/at/{:x}", self.id);
+        std::iter::once(at).chain(has).map(|token| liveliness.declare_token(token).wait()).collect()
     }
 
-    fn on_sample(&self, sample: &Sample, desk: &SyncSender<Packet>) {
+    /// Begins to open another session, since this one seems to carry nothing; at most once in a patience, so that a line which is only slow gets something through in between.
+    ///
+    /// Zenoh 1.10 was seen to get into that state when a connection came back while the one before it was still being closed: what is closed last takes the new one, which is of the same
+    /// peer, out of its tables. It stays, and signs of life keep it, but nothing is sent by it.
+    fn reopen_soon(self: &Arc<Network>) {
+        let Some(config) = &self.reopening else { return };
+        let mut reopened_at = lock(&self.reopened_at);
+        if self.is_closing() || reopened_at.is_some_and(|at| at.elapsed() < self.settings.patience) {
+            return;
+        }
+        let (network, config) = (Arc::clone(self), config.clone());
+        // Whoever complains next tries again if it cannot be done now.
+        let reopen = move || {
+            let _ = network.reopen(config);
+        };
+        if start("bridge-reopen", reopen).is_ok() {
+            *reopened_at = Some(Instant::now());
+        }
+    }
+
+    fn reopen(self: &Arc<Network>, config: zenoh::Config) -> zenoh::Result<()> {
+        let session = zenoh::open(config).wait()?;
+        let mut tokens = lock(&self.tokens);
+        if self.is_closing() {
+            return session.close().wait();
+        }
+        self.generation.fetch_add(1, Ordering::Relaxed);
+        lock(&self.found).clear();
+        let old_tokens = std::mem::replace(&mut *tokens, self.listen(&session)?);
+        let old = self.access.replace(session);
+        drop(tokens);
+        let wires: Vec<_> = lock(&self.wires).values().cloned().collect();
+        wires.iter().for_each(|wire| wire.on_reconnect());
+        // This may take long.
+        drop(old_tokens);
+        old.close().wait()
+    }
+
+    fn on_sample(&self, sample: &Sample) {
         if sample.payload().len() > MOST {
             return;
         }
@@ -198,7 +256,7 @@ impl Network {
             None if head.kind == Kind::Reset => {}
             None => {
                 let payload = if head.kind == Kind::Open { self.asked_for(&payload) } else { ZBytes::new() };
-                drop(desk.try_send(Packet { head, payload }));
+                drop(self.desk.try_send(Packet { head, payload }));
             }
         }
     }
@@ -245,9 +303,10 @@ impl Network {
             exports.insert(service.to_owned(), serve);
         }
         let key = format!("ringpipe/has/{:x}/{service}", self.id);
-        match self.session.liveliness().declare_token(key).wait() {
+        let mut tokens = lock(&self.tokens);
+        match self.access.session().liveliness().declare_token(key).wait() {
             Ok(token) => {
-                lock(&self.tokens).push(token);
+                tokens.push(token);
                 Ok(())
             }
             Err(e) => {
@@ -259,7 +318,9 @@ impl Network {
 
     /// A link to a bridge that exports a service. Waits for one to be there, and to answer, as long as patience goes.
     pub(crate) fn call(self: &Arc<Network>, service: &str) -> Result<Arc<Wire>, String> {
-        let deadline = Instant::now() + self.settings.patience;
+        let patience = self.settings.patience;
+        let deadline = Instant::now() + patience;
+        let mut has_complained = false;
         let mut found = lock(&self.found);
         let peer = loop {
             if self.is_closing() {
@@ -275,15 +336,23 @@ impl Network {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(format!(
-                    "no bridge that exports it was to be reached within {:?}: is it running, and connected?",
-                    self.settings.patience
+                    "no bridge that exports it was to be reached within {patience:?}: is it running, and connected?"
                 ));
             }
-            found = wait(&self.found_more, found, left);
+            if left <= patience / 2 && !std::mem::replace(&mut has_complained, true) {
+                drop(found);
+                if !lock(&self.wires).values().any(|wire| wire.hears()) {
+                    self.reopen_soon();
+                }
+                found = lock(&self.found);
+                continue;
+            }
+            let next = if has_complained { left } else { left - patience / 2 };
+            found = wait(&self.found_more, found, next);
         };
         drop(found);
         let request = ZBytes::from(service.as_bytes());
-        let (ours, post) = (draw(), Post::new(&self.session, peer));
+        let (ours, post) = (draw(), Post::new(&self.access, peer));
         let wire = Wire::call(self.settings, self.id, ours, request, post, peer);
         self.add(ours, &wire, None).map_err(|e| format!("cannot start a thread: {e}"))?;
         if wire.await_confirmed() {
@@ -298,13 +367,17 @@ impl Network {
         lock(&self.wires).insert(ours, Arc::clone(wire));
         let (network, pumped) = (Arc::downgrade(self), Arc::clone(wire));
         let started = start("bridge-pump", move || {
-            let is_forgettable = pumped.pump();
+            let end = loop {
+                match pumped.pump() {
+                    Pumped::Deaf => drop(network.upgrade().map(|network| network.reopen_soon())),
+                    end => break end,
+                }
+            };
             drop(place);
             let Some(network) = network.upgrade() else { return };
-            if is_forgettable {
-                lock(&network.wires).remove(&ours);
-            } else {
-                network.let_linger(ours, pumped);
+            match end {
+                Pumped::Complete => network.let_linger(ours, pumped),
+                _ => drop(lock(&network.wires).remove(&ours)),
             }
         });
         if started.is_err() {
@@ -331,6 +404,7 @@ impl Network {
             let head = Head {
                 kind: Kind::Reset,
                 closed: false,
+                deaf: false,
                 from: self.id,
                 src: head.dst,
                 dst: head.src,
@@ -341,7 +415,7 @@ impl Network {
                 pong: 0,
             };
             let payload = ZBytes::from(vec![reason as u8]);
-            Post::new(&self.session, packet.head.from).send(Packet { head, payload }, true);
+            Post::new(&self.access, packet.head.from).send(Packet { head, payload }, true);
         };
         match head.kind {
             Kind::Reset => {}
@@ -360,7 +434,7 @@ impl Network {
                     return refuse(Reason::Busy);
                 }
                 let place = Arc::new(Place { _served: Arc::clone(&self.served) });
-                let (ours, post) = (draw(), Post::new(&self.session, head.from));
+                let (ours, post) = (draw(), Post::new(&self.access, head.from));
                 let wire = Wire::answer(self.settings, self.id, ours, head, post);
                 let network = Arc::clone(self);
                 let (answered, held) = (Arc::clone(&wire), Arc::clone(&place));
@@ -451,7 +525,7 @@ impl Network {
         wires.iter().for_each(|wire| wire.reset(Reason::Ending));
         await_others(&self.holding, self.settings.patience);
         // It is of no use to anybody if the session does not close.
-        let _ = self.session.close().wait();
+        let _ = self.access.session().close().wait();
     }
 }
 

@@ -26,6 +26,9 @@ pub(crate) const MOST: usize = 512 << 10;
 /// The sender of the packet takes no more of the stream towards it.
 const CLOSED: u8 = 1;
 
+/// The sender of the packet has heard nothing for long.
+const DEAF: u8 = 2;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Asks for a connection. `dst` is 0, and the payload says to what.
@@ -41,6 +44,7 @@ pub(crate) enum Kind {
 pub(crate) struct Head {
     pub(crate) kind: Kind,
     pub(crate) closed: bool,
+    pub(crate) deaf: bool,
     /// The bridge that sends it: where an answer goes.
     pub(crate) from: u128,
     pub(crate) src: u64,
@@ -101,7 +105,8 @@ impl Head {
             place.copy_from_slice(field);
             rest = behind;
         };
-        put(&[VERSION, kind, if self.closed { CLOSED } else { 0 }, 0]);
+        let flags = if self.closed { CLOSED } else { 0 } | if self.deaf { DEAF } else { 0 };
+        put(&[VERSION, kind, flags, 0]);
         put(&self.from.to_le_bytes());
         for number in [self.src, self.dst, self.offset, self.ack, self.limit] {
             put(&number.to_le_bytes());
@@ -125,6 +130,7 @@ impl Head {
         Some(Head {
             kind,
             closed: bytes[2] & CLOSED != 0,
+            deaf: bytes[2] & DEAF != 0,
             from: u128::from_le_bytes(bytes[4..20].try_into().expect("16 bytes")),
             src: long(20),
             dst: long(28),
@@ -147,6 +153,7 @@ mod tests {
             let head = Head {
                 kind,
                 closed: kind == Kind::Segment,
+                deaf: kind != Kind::Open,
                 from: u128::MAX / 3,
                 src: 1,
                 dst: 2 << 40,

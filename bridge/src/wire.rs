@@ -34,16 +34,34 @@ pub(crate) fn address(bridge: u128) -> String {
     format!("ringpipe/to/{bridge:x}")
 }
 
+/// The session in use, in the place of which another can come.
+pub(crate) struct Access(Mutex<Session>);
+
+impl Access {
+    pub(crate) fn new(session: Session) -> Arc<Access> {
+        Arc::new(Access(Mutex::new(session)))
+    }
+
+    pub(crate) fn session(&self) -> Session {
+        lock(&self.0).clone()
+    }
+
+    /// Returns the one that was in use.
+    pub(crate) fn replace(&self, session: Session) -> Session {
+        std::mem::replace(&mut *lock(&self.0), session)
+    }
+}
+
 /// Sends packets to one other bridge.
 pub(crate) struct Post {
-    session: Session,
+    access: Arc<Access>,
     address: KeyExpr<'static>,
 }
 
 impl Post {
-    pub(crate) fn new(session: &Session, bridge: u128) -> Post {
+    pub(crate) fn new(access: &Arc<Access>, bridge: u128) -> Post {
         let address = address(bridge).try_into().expect("a number makes a key");
-        Post { session: session.clone(), address }
+        Post { access: Arc::clone(access), address }
     }
 
     /// Sends a packet; one that need not keep its place overtakes others. The network takes it, or loses it: the link cannot tell, and does not have to.
@@ -54,10 +72,11 @@ impl Post {
     /// As [`send`](Self::send); what is done if there is no room for it is said.
     fn send_or(&self, congestion: CongestionControl, packet: Packet, in_order: bool) {
         let attachment = packet.attachment();
-        let put = self.session.put(&self.address, packet.payload).attachment(attachment.as_slice());
+        let session = self.access.session();
+        let put = session.put(&self.address, packet.payload).attachment(attachment.as_slice());
         let put = put.congestion_control(congestion).express(true);
         let priority = if in_order { Priority::Data } else { Priority::RealTime };
-        // It fails if the session is closed, after which nothing is heard any more either.
+        // It fails if the session is closed: that is a loss as any other.
         let _ = put.priority(priority).wait();
     }
 }
@@ -202,27 +221,35 @@ impl Wire {
         }
     }
 
+    /// Whether something was heard not long ago.
+    pub(crate) fn hears(&self) -> bool {
+        let state = lock(&self.state);
+        state.link.is_confirmed() && state.link.over().is_none() && !state.link.is_deaf(self.now())
+    }
+
     pub(crate) fn on_reconnect(&self) {
         let mut state = lock(&self.state);
         state.link.on_reconnect();
         self.wake_pump(&mut state);
     }
 
-    /// Sends what is due by itself, until both streams are closed, or it is over. The pump's work. Whether the link can be forgotten: one whose end the other side may not have heard of is to
-    /// [`linger`](Self::linger).
-    pub(crate) fn pump(&self) -> bool {
+    /// Sends what is due by itself, until both streams are closed, or it is over. The pump's work.
+    pub(crate) fn pump(&self) -> Pumped {
         loop {
             self.transmit();
             let mut state = lock(&self.state);
             let now = self.now();
             if state.link.is_forgettable(now) {
-                return true;
+                return Pumped::Forgettable;
+            }
+            if state.link.complaint(now) {
+                return Pumped::Deaf;
             }
             if state.link.is_due(now) {
                 continue;
             }
             if state.link.is_complete() {
-                return false;
+                return Pumped::Complete;
             }
             let next = state.link.next_timer().unwrap_or(now + LOOK);
             state.pump_at = Some(next);
@@ -355,6 +382,16 @@ impl Wire {
     pub(crate) fn over(&self) -> Option<Over> {
         lock(&self.state).link.over()
     }
+}
+
+/// How [`Wire::pump`] came to return.
+pub(crate) enum Pumped {
+    /// Nobody needs the link any more.
+    Forgettable,
+    /// Both streams are closed, but the other side may not have heard of it: to [`linger`](Wire::linger).
+    Complete,
+    /// The network seems to carry nothing. To be pumped again.
+    Deaf,
 }
 
 /// What [`Wire::take`] found.

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ringpipe::{Connection, Listener, RecvError, SendError, connect};
-use support::{LONG, Names, eventually, message, message_of, number_of, two};
+use support::{LONG, Names, Way, builder, endpoint, eventually, message, message_of, number_of, port, two};
 
 /// A local listener at home that is exported, and its name away.
 struct Joined {
@@ -254,6 +254,97 @@ fn bytes_that_are_left_out_within_a_connection_are_noticed() {
     ended.store(true, Ordering::Relaxed);
     assert_eq!(taken.join().unwrap(), sending.join().unwrap());
     drop((back, reply));
+}
+
+#[test]
+fn a_connection_that_carries_nothing_is_replaced() {
+    let patience = Duration::from_secs(4);
+    let replaced = |way, is_idle| {
+        let mut joined = joined(patience);
+        let (client, server) = joined.pipe();
+        let ((mut there, back), (reply, mut take)) = (client.split(), server.split());
+        there.send_bytes(b"first").unwrap();
+        assert_eq!(take.recv_bytes_timeout(LONG).unwrap(), b"first");
+        assert_eq!(joined.two.line.connections(), 1);
+        joined.two.line.mute(way);
+        if is_idle {
+            // Both have asked, and it has been seen to, before anything is sent.
+            thread::sleep(patience);
+        }
+        let (sending, replying) = (send(there, 300), send(reply, 300));
+        let (taken, answered) = (receive(take), receive(back));
+        sending.join().unwrap();
+        replying.join().unwrap();
+        assert_eq!((taken.join().unwrap(), answered.join().unwrap()), (300, 300), "{way:?}, {is_idle}");
+        assert_eq!(joined.two.line.connections(), 2, "{way:?}, {is_idle}");
+    };
+    thread::scope(|scope| {
+        for way in [Way::There, Way::Back] {
+            for is_idle in [true, false] {
+                scope.spawn(move || replaced(way, is_idle));
+            }
+        }
+    });
+}
+
+#[test]
+fn who_has_connected_to_a_bridge_whose_connection_is_replaced_does_so_again() {
+    let (patience, names) = (Duration::from_secs(4), Names::new());
+    let two = two(patience);
+    // A number that is given is for the first session.
+    let between = builder("between").patience(patience).set("id", "\"5eed\"").connect(endpoint(two.line.port));
+    let here = port();
+    let between = between.listen(endpoint(here)).open().unwrap();
+    let far = builder("far").patience(patience).connect(endpoint(here)).open().unwrap();
+
+    let mut of_home = Listener::bind(names.of("home")).unwrap();
+    two.home.export(names.of("home"), "home").unwrap();
+    between.import(names.of("home-there"), "home").unwrap();
+    let mut of_between = Listener::bind(names.of("between")).unwrap();
+    between.export(names.of("between"), "between").unwrap();
+    far.import(names.of("between-there"), "between").unwrap();
+    let mut pipes = [("home-there", &mut of_home), ("between-there", &mut of_between)].map(|(name, listener)| {
+        let client: Connection = connect(names.of(name), LONG).unwrap();
+        (client, listener.accept_timeout(LONG).unwrap().0)
+    });
+    let mut exchange = |number: u64| {
+        for (client, server) in &mut pipes {
+            client.send_bytes(&message(number)).unwrap();
+            assert!(server.recv_bytes_timeout(LONG).unwrap() == message(number));
+            server.send_bytes(&message(number + 1)).unwrap();
+            assert!(client.recv_bytes_timeout(LONG).unwrap() == message(number + 1));
+        }
+    };
+    exchange(1);
+    let connections = two.line.connections();
+    two.line.mute(Way::There);
+    for number in [10, 50] {
+        exchange(number);
+    }
+    assert!(two.line.connections() > connections);
+    // It has told again what it exports.
+    let mut client: Connection = connect(names.of("between-there"), LONG).unwrap();
+    let (mut server, _) = of_between.accept_timeout(LONG).unwrap();
+    client.send_bytes(b"new").unwrap();
+    assert_eq!(server.recv_bytes_timeout(LONG).unwrap(), b"new");
+}
+
+#[test]
+fn a_bridge_that_nobody_has_told_of_an_export_hears_of_it_in_another_connection() {
+    let mut joined = {
+        let (two, names) = (two(Duration::from_secs(4)), Names::new());
+        let listener = Listener::bind(names.of("home")).unwrap();
+        eventually("they are connected", || two.line.connections() == 1);
+        thread::sleep(Duration::from_millis(500));
+        two.line.mute(Way::Back);
+        two.home.export(names.of("home"), "jobs").unwrap();
+        two.away.import(names.of("away"), "jobs").unwrap();
+        Joined { two, names, listener }
+    };
+    let (mut client, mut server) = joined.pipe();
+    client.send_bytes(b"heard").unwrap();
+    assert_eq!(server.recv_bytes_timeout(LONG).unwrap(), b"heard");
+    assert_eq!(joined.two.line.connections(), 2);
 }
 
 #[test]

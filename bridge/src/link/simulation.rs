@@ -83,6 +83,10 @@ struct World {
     sides: [Side; 2],
     /// A side at which nobody answers any more, not even a call.
     dead: Option<usize>,
+    /// A side from which nothing arrives any more.
+    mute: Option<usize>,
+    /// Which side complained, and when.
+    complaints: Vec<(usize, Duration)>,
     /// By the time of arrival, and a number that tells apart.
     flying: BTreeMap<(Duration, u64), (usize, Packet)>,
     flown: u64,
@@ -112,6 +116,8 @@ impl World {
             now,
             sides,
             dead: None,
+            mute: None,
+            complaints: Vec::new(),
             flying: BTreeMap::new(),
             flown: 0,
             cut_until: Duration::ZERO,
@@ -135,7 +141,7 @@ impl World {
 
     fn send(&mut self, from: usize, packet: Packet) {
         self.packets += 1;
-        if self.is_cut() {
+        if self.is_cut() || self.mute == Some(from) {
             return;
         }
         let copies = if self.random.below(1000) < self.weather.doubled { 2 } else { 1 };
@@ -152,6 +158,9 @@ impl World {
     fn output(&mut self, side: usize) {
         while let Some((packet, _)) = self.sides[side].link.as_mut().and_then(|link| link.poll_output(self.now)) {
             self.send(side, packet);
+        }
+        if self.sides[side].link.as_mut().is_some_and(|link| link.complaint(self.now)) {
+            self.complaints.push((side, self.now));
         }
     }
 
@@ -379,6 +388,53 @@ fn a_side_that_is_gone_is_missed_and_what_came_from_it_stays() {
         world.weather.jitter = 0;
         assert!(world.run_until(60, end), "stuck: seed {seed}");
         assert!(world.now <= limit, "seed {seed}: it took until {:?}", world.now);
+    }
+}
+
+#[test]
+fn both_sides_complain_in_time_if_one_is_not_heard() {
+    for seed in seeds() {
+        let mut random = Random::new(seed + 1);
+        let weather = Weather { dropped: 0, doubled: 0, delay: 5, jitter: 0, calm: 0, cut: 0 };
+        let mut world = World::new(seed, weather, [8 * MOST as u64; 2]);
+        let is_idle = random.one_in(2);
+        if is_idle {
+            world.sides.iter_mut().for_each(|side| side.pushed = side.total);
+        }
+        let before = random.below(9_000);
+        world.run_until(60, |world| world.now >= Duration::from_millis(1000 + before));
+        if world.is_settled() {
+            continue;
+        }
+        assert_eq!(world.complaints, [], "seed {seed}: there was no reason");
+        let (start, mute) = (world.now, random.below(2) as usize);
+        world.mute = Some(mute);
+        // One that has come to its end has nothing to complain of, and one that was never called cannot.
+        let is_content = |world: &World, side: usize| {
+            let has_complained = world.complaints.iter().any(|&(who, _)| who == side);
+            has_complained || world.sides[side].link.as_ref().is_none_or(Link::is_complete)
+        };
+        assert!(world.run_until(7, |world| is_content(world, 0) && is_content(world, 1)), "seed {seed}");
+        for (side, at) in std::mem::take(&mut world.complaints) {
+            // The one that is not heard learns it from the other.
+            let silent = at.saturating_sub(start);
+            assert!(
+                silent >= PATIENCE / 4 && silent <= PATIENCE / 2 + Duration::from_millis(300),
+                "seed {seed}: {side}, {silent:?}"
+            );
+        }
+        // There is a way again.
+        world.mute = None;
+        world.sides.iter_mut().filter_map(|side| side.link.as_mut()).for_each(Link::on_reconnect);
+        world.run_until(1, |_| false);
+        world.complaints.clear();
+        if is_idle {
+            world.run_until(30, |_| false);
+            assert!((0..2).all(|side| world.over(side).is_none()), "seed {seed}");
+        } else {
+            assert!(world.run_until(600, World::is_complete), "stuck: seed {seed}");
+        }
+        assert_eq!(world.complaints, [], "seed {seed}: all is well again");
     }
 }
 

@@ -3,7 +3,7 @@
 
 pub mod process;
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -71,21 +71,37 @@ pub fn two(patience: Duration) -> Two {
     Two { home, away, line }
 }
 
-/// A line to a port of this machine, which can be cut: connections break, and there are no new ones until it is joined again. Or it
-/// leaves out bytes, as no TCP does, but as it looks if a sender gives up writing in the midst of something and then writes something else.
+/// A line to a port of this machine, for connections of Zenoh's without TLS. It can be
+///
+/// - *cut*: connections break, and there are no new ones until it is joined again;
+/// - *mute*: the connections that there are stay, and carry only signs of life in the place of what they should carry;
+/// - made to *leave out* bytes, as no TCP does, but as it looks if a sender gives up writing in the midst of something and then writes something else.
 pub struct Line {
     pub port: u16,
     state: Arc<LineState>,
+}
+
+/// Seen from who has connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    There,
+    Back,
 }
 
 struct LineState {
     is_cut: AtomicBool,
     ended: AtomicBool,
     open: Mutex<Vec<TcpStream>>,
+    /// One for each way of each connection.
+    mutes: Mutex<Vec<(Way, Arc<AtomicBool>)>>,
     carried: AtomicU64,
-    /// So many bytes are to be left out on the way to the port.
+    connections: AtomicU64,
+    /// So many bytes are to be left out on the way there.
     left_out: AtomicUsize,
 }
+
+/// Zenoh writes batches, each behind its length in two bytes. This is one that says that the connection lives.
+const SIGN_OF_LIFE: [u8; 3] = [1, 0, 4];
 
 impl Line {
     pub fn to(behind: u16) -> Line {
@@ -95,7 +111,9 @@ impl Line {
             is_cut: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             open: Mutex::default(),
+            mutes: Mutex::default(),
             carried: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
             left_out: AtomicUsize::new(0),
         });
         let of_thread = Arc::clone(&state);
@@ -126,7 +144,13 @@ impl Line {
         self.state.is_cut.store(false, Ordering::Relaxed);
     }
 
-    /// Leaves out so many bytes of one connection, once it has that much to carry to the port.
+    /// Makes the connections that there are mute, one way.
+    pub fn mute(&self, way: Way) {
+        let mutes = self.state.mutes.lock().unwrap();
+        mutes.iter().filter(|(of, _)| *of == way).for_each(|(_, mute)| mute.store(true, Ordering::Relaxed));
+    }
+
+    /// Leaves out so many bytes on the way there, once there is a batch that is long enough.
     pub fn leave_out(&self, bytes: usize) {
         self.state.left_out.store(bytes, Ordering::Relaxed);
         eventually("bytes are left out", || self.state.left_out.load(Ordering::Relaxed) == 0);
@@ -136,6 +160,11 @@ impl Line {
     pub fn carried(&self) -> u64 {
         self.state.carried.load(Ordering::Relaxed)
     }
+
+    /// How many connections there have been.
+    pub fn connections(&self) -> u64 {
+        self.state.connections.load(Ordering::Relaxed)
+    }
 }
 
 impl LineState {
@@ -144,32 +173,46 @@ impl LineState {
         for stream in [&near, &far] {
             stream.set_nodelay(true)?;
         }
-        for (from, to, is_there) in
-            [(near.try_clone()?, far.try_clone()?, true), (far.try_clone()?, near.try_clone()?, false)]
-        {
-            let state = Arc::clone(self);
-            thread::spawn(move || state.carry(from, to, is_there));
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        let there = (Way::There, near.try_clone()?, far.try_clone()?);
+        let back = (Way::Back, far.try_clone()?, near.try_clone()?);
+        for (way, from, to) in [there, back] {
+            let (state, mute) = (Arc::clone(self), Arc::new(AtomicBool::new(false)));
+            self.mutes.lock().unwrap().push((way, Arc::clone(&mute)));
+            thread::spawn(move || {
+                // It ends when there is nothing more to be read, or nobody who would.
+                let _ = state.carry(way, &from, &to, &mute);
+                let _ = to.shutdown(Shutdown::Both);
+                let _ = from.shutdown(Shutdown::Both);
+            });
         }
         self.open.lock().unwrap().extend([near, far]);
         Ok(())
     }
 
-    fn carry(&self, mut from: TcpStream, mut to: TcpStream, is_there: bool) {
-        let mut buffer = vec![0; 64 << 10];
-        while let Ok(mut len @ 1..) = from.read(&mut buffer) {
+    /// Carries batch after batch.
+    fn carry(&self, way: Way, from: &TcpStream, mut to: &TcpStream, mute: &AtomicBool) -> io::Result<()> {
+        let mut from = BufReader::with_capacity(64 << 10, from);
+        let mut buffer = vec![0; 2 + usize::from(u16::MAX)];
+        loop {
+            from.read_exact(&mut buffer[..2])?;
+            let mut len = 2 + usize::from(u16::from_le_bytes([buffer[0], buffer[1]]));
+            from.read_exact(&mut buffer[2..len])?;
+            if mute.load(Ordering::Relaxed) {
+                to.write_all(&SIGN_OF_LIFE)?;
+                continue;
+            }
             let without = self.left_out.load(Ordering::Relaxed);
-            if is_there && without > 0 && len >= 2 * without {
+            if way == Way::There && without > 0 && len >= 2 * without.max(2000) {
                 self.left_out.store(0, Ordering::Relaxed);
                 buffer.copy_within(len / 2 + without..len, len / 2);
                 len -= without;
             }
-            if to.write_all(&buffer[..len]).is_err() {
-                break;
-            }
+            // In two, so that a cut is in the midst of one now and then.
+            to.write_all(&buffer[..len / 2])?;
+            to.write_all(&buffer[len / 2..len])?;
             self.carried.fetch_add(len as u64, Ordering::Relaxed);
         }
-        let _ = to.shutdown(Shutdown::Both);
-        let _ = from.shutdown(Shutdown::Both);
     }
 }
 
