@@ -22,7 +22,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use ringpipe::{Batch, Connection, Listener, connect};
-use ringpipe_bridge::{Bridge, Builder, few_threads};
+use ringpipe_bridge::{Bridge, Builder, zenoh_runtime};
 use zenoh::qos::CongestionControl;
 use zenoh::{Session, Wait};
 
@@ -39,7 +39,7 @@ const ROUND_TRIPS: usize = 1000;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(threads) = few_threads() {
+    if let Some(threads) = zenoh_runtime() {
         // As the tool does. SAFETY: there is no other thread yet.
         unsafe { std::env::set_var("ZENOH_RUNTIME", threads) };
     }

@@ -1,9 +1,9 @@
 //! Making a bridge.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use std::{env, fmt, thread};
 
 use zenoh::Config;
 
@@ -15,16 +15,6 @@ use crate::{pipe, queue};
 
 /// Where a bridge listens that was not told: on this machine only.
 pub const DEFAULT_ENDPOINT: &str = "tcp/127.0.0.1:7447";
-
-/// What the environment variable `ZENOH_RUNTIME` had better be, if anything: on a machine with one or two processors, where it is not set, fewer threads than Zenoh has by
-/// itself. Handing over from one to the other costs more than it gains there; with these, who is told that a packet has come also reads it.
-///
-/// Zenoh looks at the variable when its first session is opened. `ringpipe bridge` sets it so; a library does not change the environment of its process.
-pub fn few_threads() -> Option<&'static str> {
-    let has_few_processors = thread::available_parallelism().is_ok_and(|processors| processors.get() <= 2);
-    (has_few_processors && env::var_os("ZENOH_RUNTIME").is_none())
-        .then_some("(acc: (handover: rx), rx: (worker_threads: 1))")
-}
 
 /// A bridge that differs from the default.
 ///

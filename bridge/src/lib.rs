@@ -34,8 +34,10 @@ mod network;
 mod packet;
 mod pipe;
 mod queue;
+mod threads;
 mod wire;
 
-pub use bridge::{Bridge, Builder, DEFAULT_ENDPOINT, Direction, Doubt, few_threads};
+pub use bridge::{Bridge, Builder, DEFAULT_ENDPOINT, Direction, Doubt};
 pub use error::BridgeError;
 pub use network::{Event, What};
+pub use threads::{stop_lingering, zenoh_runtime};

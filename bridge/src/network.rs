@@ -89,7 +89,7 @@ pub(crate) struct Network {
     access: Arc<Access>,
     /// What to open a session with in the place of one that is deaf; `None` if others connect to this bridge, who do that.
     reopening: Option<zenoh::Config>,
-    /// Counts the sessions.
+    /// Counts the sessions. Changed with `found` locked.
     generation: AtomicU64,
     reopened_at: Mutex<Option<Instant>>,
     /// The bridge, whatever its session is.
@@ -188,11 +188,8 @@ impl Network {
         session.declare_subscriber(address(self.id)).callback(on_packet).background().wait()?;
         let (network, generation) = (Arc::downgrade(self), self.generation.load(Ordering::Relaxed));
         let on_token = move |sample: Sample| {
-            // What a session tells that is not in use any more nobody takes back.
-            if let Some(network) = network.upgrade()
-                && network.generation.load(Ordering::Relaxed) == generation
-            {
-                network.on_token(&sample);
+            if let Some(network) = network.upgrade() {
+                network.on_token(&sample, generation);
             }
         };
         let liveliness = session.liveliness();
@@ -231,8 +228,11 @@ impl Network {
         if self.is_closing() {
             return session.close().wait();
         }
-        self.generation.fetch_add(1, Ordering::Relaxed);
-        lock(&self.found).clear();
+        {
+            let mut found = lock(&self.found);
+            self.generation.fetch_add(1, Ordering::Relaxed);
+            found.clear();
+        }
         let old_tokens = std::mem::replace(&mut *tokens, self.listen(&session)?);
         let old = self.access.replace(session);
         drop(tokens);
@@ -268,7 +268,7 @@ impl Network {
         if is_exported { ZBytes::from(request.into_owned()) } else { ZBytes::new() }
     }
 
-    fn on_token(&self, sample: &Sample) {
+    fn on_token(&self, sample: &Sample, generation: u64) {
         let mut parts = sample.key_expr().as_str().splitn(4, '/').skip(1);
         let (Some(what), Some(id)) = (parts.next(), parts.next()) else { return };
         let Ok(id) = u128::from_str_radix(id, 16) else { return };
@@ -281,6 +281,10 @@ impl Network {
             ("has", Some(service)) => {
                 let entry = (service.to_owned(), id);
                 let mut found = lock(&self.found);
+                if self.generation.load(Ordering::Relaxed) != generation {
+                    // Of a session that is not in use any more, and will not take it back.
+                    return;
+                }
                 if is_there {
                     found.insert(entry)
                 } else {

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
-use ringpipe_bridge::{BridgeError, Builder, Direction, Doubt, few_threads};
+use ringpipe_bridge::{BridgeError, Builder, Direction, Doubt, stop_lingering, zenoh_runtime};
 
 use crate::bench::size;
 use crate::soak::clock;
@@ -117,10 +118,16 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     // Before there are threads, which have their mask from this one.
     let signals = block_signals()?;
-    if let Some(threads) = few_threads() {
+    if let Some(threads) = zenoh_runtime() {
         // SAFETY: as there are no threads yet, nobody else reads or changes the environment.
         unsafe { std::env::set_var("ZENOH_RUNTIME", threads) };
     }
+    thread::spawn(|| {
+        // Without /proc, a host whose line is dead keeps others waiting for some seconds: no reason to serve none.
+        while stop_lingering().is_ok() {
+            thread::sleep(Duration::from_secs(1));
+        }
+    });
     let quiet = args.quiet;
     let mut builder = Builder::new()
         .patience(args.patience)

@@ -75,6 +75,8 @@ pub fn two(patience: Duration) -> Two {
 ///
 /// - *cut*: connections break, and there are no new ones until it is joined again;
 /// - *mute*: the connections that there are stay, and carry only signs of life in the place of what they should carry;
+/// - *stalled*: the connections that there are stay, and nothing is taken of what is written one way, until they are *stranded*: both sides come to the end of what they read,
+///   and who has connected goes on writing to nobody;
 /// - made to *leave out* bytes, as no TCP does, but as it looks if a sender gives up writing in the midst of something and then writes something else.
 pub struct Line {
     pub port: u16,
@@ -91,9 +93,12 @@ pub enum Way {
 struct LineState {
     is_cut: AtomicBool,
     ended: AtomicBool,
-    open: Mutex<Vec<TcpStream>>,
+    /// Both sides of each connection.
+    open: Mutex<Vec<[TcpStream; 2]>>,
     /// One for each way of each connection.
     mutes: Mutex<Vec<(Way, Arc<AtomicBool>)>>,
+    /// Connections below this number are not read any more, there and back.
+    stalled: [AtomicU64; 2],
     carried: AtomicU64,
     connections: AtomicU64,
     /// So many bytes are to be left out on the way there.
@@ -112,6 +117,7 @@ impl Line {
             ended: AtomicBool::new(false),
             open: Mutex::default(),
             mutes: Mutex::default(),
+            stalled: Default::default(),
             carried: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             left_out: AtomicUsize::new(0),
@@ -135,8 +141,19 @@ impl Line {
     /// Breaks what there is, in the middle of whatever is being carried.
     pub fn cut(&self) {
         self.state.is_cut.store(true, Ordering::Relaxed);
-        for stream in self.state.open.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
+        for [near, far] in self.state.open.lock().unwrap().drain(..) {
+            let _ = near.shutdown(Shutdown::Both);
+            let _ = far.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Breaks all connections but the last one.
+    pub fn cut_old(&self) {
+        let mut open = self.state.open.lock().unwrap();
+        let last = open.pop();
+        for [near, far] in std::mem::replace(&mut *open, last.into_iter().collect()) {
+            let _ = near.shutdown(Shutdown::Both);
+            let _ = far.shutdown(Shutdown::Both);
         }
     }
 
@@ -148,6 +165,17 @@ impl Line {
     pub fn mute(&self, way: Way) {
         let mutes = self.state.mutes.lock().unwrap();
         mutes.iter().filter(|(of, _)| *of == way).for_each(|(_, mute)| mute.store(true, Ordering::Relaxed));
+    }
+
+    pub fn stall(&self, way: Way) {
+        self.state.stalled[way as usize].store(self.connections(), Ordering::Relaxed);
+    }
+
+    pub fn strand(&self) {
+        for [near, far] in self.state.open.lock().unwrap().drain(..) {
+            let _ = near.shutdown(Shutdown::Write);
+            let _ = far.shutdown(Shutdown::Both);
+        }
     }
 
     /// Leaves out so many bytes on the way there, once there is a batch that is long enough.
@@ -173,7 +201,7 @@ impl LineState {
         for stream in [&near, &far] {
             stream.set_nodelay(true)?;
         }
-        self.connections.fetch_add(1, Ordering::Relaxed);
+        let number = self.connections.fetch_add(1, Ordering::Relaxed);
         let there = (Way::There, near.try_clone()?, far.try_clone()?);
         let back = (Way::Back, far.try_clone()?, near.try_clone()?);
         for (way, from, to) in [there, back] {
@@ -181,20 +209,25 @@ impl LineState {
             self.mutes.lock().unwrap().push((way, Arc::clone(&mute)));
             thread::spawn(move || {
                 // It ends when there is nothing more to be read, or nobody who would.
-                let _ = state.carry(way, &from, &to, &mute);
+                let _ = state.carry(number, way, &from, &to, &mute);
+                while number < state.stalled[way as usize].load(Ordering::Relaxed)
+                    && !state.ended.load(Ordering::Relaxed)
+                {
+                    thread::sleep(Duration::from_millis(10));
+                }
                 let _ = to.shutdown(Shutdown::Both);
                 let _ = from.shutdown(Shutdown::Both);
             });
         }
-        self.open.lock().unwrap().extend([near, far]);
+        self.open.lock().unwrap().push([near, far]);
         Ok(())
     }
 
     /// Carries batch after batch.
-    fn carry(&self, way: Way, from: &TcpStream, mut to: &TcpStream, mute: &AtomicBool) -> io::Result<()> {
+    fn carry(&self, number: u64, way: Way, from: &TcpStream, mut to: &TcpStream, mute: &AtomicBool) -> io::Result<()> {
         let mut from = BufReader::with_capacity(64 << 10, from);
         let mut buffer = vec![0; 2 + usize::from(u16::MAX)];
-        loop {
+        while number >= self.stalled[way as usize].load(Ordering::Relaxed) {
             from.read_exact(&mut buffer[..2])?;
             let mut len = 2 + usize::from(u16::from_le_bytes([buffer[0], buffer[1]]));
             from.read_exact(&mut buffer[2..len])?;
@@ -213,6 +246,7 @@ impl LineState {
             to.write_all(&buffer[len / 2..len])?;
             self.carried.fetch_add(len as u64, Ordering::Relaxed);
         }
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use ringpipe_bridge::{Bridge, Direction};
+use ringpipe_bridge::{Bridge, Direction, stop_lingering, zenoh_runtime};
 
 use super::builder;
 
@@ -23,6 +23,8 @@ pub fn spawn(what: &str, endpoint: &str, name: &Path, patience: Duration) -> Kil
 /// The same with a command that runs this program somewhere else.
 pub fn spawn_by(mut command: Command, what: &str, endpoint: &str, name: &Path, patience: Duration) -> Killable {
     command.args([TEST, "--exact", "--ignored", "--nocapture"]).stdout(Stdio::null());
+    // As `ringpipe bridge` does.
+    command.envs(zenoh_runtime().map(|threads| ("ZENOH_RUNTIME", threads)));
     command.env(ORDER, format!("{what} {endpoint} {} {}", patience.as_millis(), name.display()));
     Killable(command.spawn().unwrap())
 }
@@ -70,6 +72,7 @@ pub fn play() {
     };
     let parent = parent_id();
     while parent_id() == parent {
+        stop_lingering().unwrap();
         thread::sleep(Duration::from_millis(100));
     }
 }
