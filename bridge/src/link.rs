@@ -158,10 +158,9 @@ pub(crate) struct Link {
     /// Whether the other side is yet to be told that it is over.
     farewell: bool,
     heard_at: Duration,
-    /// The other side hears nothing, though it is heard.
+    /// The other side has last said that it hears nothing.
     unheard: bool,
-    /// Whether the silence since `heard_at` has been complained of.
-    complained: bool,
+    complained_at: Option<Duration>,
     out: Outgoing,
     incoming: Incoming,
 }
@@ -258,7 +257,7 @@ impl Link {
             farewell: false,
             heard_at: now,
             unheard: false,
-            complained: false,
+            complained_at: None,
             out: Outgoing {
                 segments: VecDeque::new(),
                 unsent: 0,
@@ -416,24 +415,35 @@ impl Link {
         }
         self.confirmed = true;
         self.heard_at = now;
-        self.complained = false;
-        self.unheard |= head.deaf;
+        self.unheard = head.deaf;
         self.acknowledged(&head, now);
         if self.over.is_none() {
             self.received(&head, payload, now);
         }
     }
 
-    /// Whether nothing was heard for long, though there are pings to be answered.
-    pub(crate) fn is_deaf(&self, now: Duration) -> bool {
-        self.over.is_none() && !self.is_complete() && now >= self.heard_at + self.settings.patience / 2
+    fn is_alive(&self) -> bool {
+        self.over.is_none() && !self.is_complete()
     }
 
-    /// Whether there is reason to think that one of the ways between the two sides is no longer one. Says so once in a silence, and whenever the other side says that it is
-    /// [deaf](Self::is_deaf).
+    /// Whether nothing was heard for long, though there are pings to be answered.
+    fn is_deaf(&self, now: Duration) -> bool {
+        self.is_alive() && now >= self.heard_at + self.settings.patience / 2
+    }
+
+    /// Whether each side has heard the other not long ago.
+    pub(crate) fn is_well(&self, now: Duration) -> bool {
+        self.is_alive() && self.confirmed && !self.unheard && !self.is_deaf(now)
+    }
+
+    /// Whether there is reason to think that one of the ways between the two sides is no longer one. Says so again and again as long as there is.
     pub(crate) fn complaint(&mut self, now: Duration) -> bool {
-        let is_deaf = self.is_deaf(now);
-        std::mem::take(&mut self.unheard) | (!std::mem::replace(&mut self.complained, is_deaf) && is_deaf)
+        let has_reason = self.is_deaf(now) || self.is_alive() && self.unheard;
+        let complains = has_reason && self.complained_at.is_none_or(|at| now >= at + PING_AFTER);
+        if complains {
+            self.complained_at = Some(now);
+        }
+        complains
     }
 
     /// There may be a way to the other side again.

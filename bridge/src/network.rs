@@ -19,10 +19,14 @@ use zenoh::liveliness::LivelinessToken;
 use zenoh::sample::{Sample, SampleKind};
 use zenoh::{Session, Wait};
 
+use reopening::Reopening;
+
 use crate::error::BridgeError;
 use crate::link::{Over, Reason, Settings};
 use crate::packet::{Head, Kind, MOST, Packet};
 use crate::wire::{Access, LOOK, Post, Pumped, Wire, address, lock, wait};
+
+mod reopening;
 
 /// Packets that may wait at the desk. More are thrown away: those who have sent them ask again.
 const WAITING: usize = 1024;
@@ -87,11 +91,9 @@ type Serve = Arc<dyn Fn(&Arc<Network>, Arc<Wire>) + Send + Sync>;
 
 pub(crate) struct Network {
     access: Arc<Access>,
-    /// What to open a session with in the place of one that is deaf; `None` if others connect to this bridge, who do that.
-    reopening: Option<zenoh::Config>,
+    reopening: Reopening,
     /// Counts the sessions. Changed with `found` locked.
     generation: AtomicU64,
-    reopened_at: Mutex<Option<Instant>>,
     /// The bridge, whatever its session is.
     id: u128,
     pub(crate) settings: Settings,
@@ -117,6 +119,8 @@ pub(crate) struct Network {
     /// Those of the session in use. Held while the session is replaced.
     tokens: Mutex<Vec<LivelinessToken>>,
     closing: AtomicBool,
+    /// The session is not to be replaced any more. Changed with `tokens` locked.
+    has_left: AtomicBool,
     left_at: OnceLock<Instant>,
     /// Held by who has something to bring to its end before the network is left.
     finishing: Arc<()>,
@@ -145,9 +149,8 @@ impl Network {
         let (desk, strangers) = sync_channel(WAITING);
         let network = Arc::new(Network {
             access: Access::new(session),
-            reopening,
+            reopening: Reopening::new(reopening),
             generation: AtomicU64::new(0),
-            reopened_at: Mutex::default(),
             id,
             settings,
             longest,
@@ -164,6 +167,7 @@ impl Network {
             turns: Mutex::default(),
             tokens: Mutex::default(),
             closing: AtomicBool::new(false),
+            has_left: AtomicBool::new(false),
             left_at: OnceLock::new(),
             finishing: Arc::new(()),
             holding: Arc::new(()),
@@ -200,47 +204,6 @@ impl Network {
         let has = services.iter().map(|service| format!("ringpipe/has/{:x}/{service}", self.id));
         let at = format!("ringpipe/at/{:x}", self.id);
         std::iter::once(at).chain(has).map(|token| liveliness.declare_token(token).wait()).collect()
-    }
-
-    /// Begins to open another session, since this one seems to carry nothing; at most once in a patience, so that a line which is only slow gets something through in between.
-    ///
-    /// Zenoh 1.10 was seen to get into that state when a connection came back while the one before it was still being closed: what is closed last takes the new one, which is of the same
-    /// peer, out of its tables. It stays, and signs of life keep it, but nothing is sent by it.
-    fn reopen_soon(self: &Arc<Network>) {
-        let Some(config) = &self.reopening else { return };
-        let mut reopened_at = lock(&self.reopened_at);
-        if self.is_closing() || reopened_at.is_some_and(|at| at.elapsed() < self.settings.patience) {
-            return;
-        }
-        let (network, config) = (Arc::clone(self), config.clone());
-        // Whoever complains next tries again if it cannot be done now.
-        let reopen = move || {
-            let _ = network.reopen(config);
-        };
-        if start("bridge-reopen", reopen).is_ok() {
-            *reopened_at = Some(Instant::now());
-        }
-    }
-
-    fn reopen(self: &Arc<Network>, config: zenoh::Config) -> zenoh::Result<()> {
-        let session = zenoh::open(config).wait()?;
-        let mut tokens = lock(&self.tokens);
-        if self.is_closing() {
-            return session.close().wait();
-        }
-        {
-            let mut found = lock(&self.found);
-            self.generation.fetch_add(1, Ordering::Relaxed);
-            found.clear();
-        }
-        let old_tokens = std::mem::replace(&mut *tokens, self.listen(&session)?);
-        let old = self.access.replace(session);
-        drop(tokens);
-        let wires: Vec<_> = lock(&self.wires).values().cloned().collect();
-        wires.iter().for_each(|wire| wire.on_reconnect());
-        // This may take long.
-        drop(old_tokens);
-        old.close().wait()
     }
 
     fn on_sample(&self, sample: &Sample) {
@@ -345,9 +308,7 @@ impl Network {
             }
             if left <= patience / 2 && !std::mem::replace(&mut has_complained, true) {
                 drop(found);
-                if !lock(&self.wires).values().any(|wire| wire.hears()) {
-                    self.reopen_soon();
-                }
+                self.on_nobody();
                 found = lock(&self.found);
                 continue;
             }
@@ -360,6 +321,7 @@ impl Network {
         let wire = Wire::call(self.settings, self.id, ours, request, post, peer);
         self.add(ours, &wire, None).map_err(|e| format!("cannot start a thread: {e}"))?;
         if wire.await_confirmed() {
+            self.on_somebody();
             self.report(service, What::Opened);
             return Ok(wire);
         }
@@ -373,7 +335,7 @@ impl Network {
         let started = start("bridge-pump", move || {
             let end = loop {
                 match pumped.pump() {
-                    Pumped::Deaf => drop(network.upgrade().map(|network| network.reopen_soon())),
+                    Pumped::Complaint => drop(network.upgrade().map(|network| network.on_complaint(&pumped))),
                     end => break end,
                 }
             };
@@ -528,8 +490,13 @@ impl Network {
         let wires: Vec<_> = lock(&self.wires).values().cloned().collect();
         wires.iter().for_each(|wire| wire.reset(Reason::Ending));
         await_others(&self.holding, self.settings.patience);
-        // It is of no use to anybody if the session does not close.
-        let _ = self.access.session().close().wait();
+        let session = {
+            let _tokens = lock(&self.tokens);
+            self.has_left.store(true, Ordering::Relaxed);
+            self.access.session()
+        };
+        // It is of no use to anybody if it does not close.
+        let _ = session.close().wait();
     }
 }
 

@@ -15,7 +15,7 @@
 use zenoh::bytes::ZBytes;
 
 /// To be changed with anything that a bridge of another version would take for something else.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// Bytes of a head.
 pub(crate) const HEAD: usize = 68;

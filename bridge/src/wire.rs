@@ -221,10 +221,9 @@ impl Wire {
         }
     }
 
-    /// Whether something was heard not long ago.
-    pub(crate) fn hears(&self) -> bool {
-        let state = lock(&self.state);
-        state.link.is_confirmed() && state.link.over().is_none() && !state.link.is_deaf(self.now())
+    /// Whether something goes through, both ways.
+    pub(crate) fn is_well(&self) -> bool {
+        lock(&self.state).link.is_well(self.now())
     }
 
     pub(crate) fn on_reconnect(&self) {
@@ -243,7 +242,7 @@ impl Wire {
                 return Pumped::Forgettable;
             }
             if state.link.complaint(now) {
-                return Pumped::Deaf;
+                return Pumped::Complaint;
             }
             if state.link.is_due(now) {
                 continue;
@@ -390,8 +389,8 @@ pub(crate) enum Pumped {
     Forgettable,
     /// Both streams are closed, but the other side may not have heard of it: to [`linger`](Wire::linger).
     Complete,
-    /// The network seems to carry nothing. To be pumped again.
-    Deaf,
+    /// The network seems to carry nothing ([`Link::complaint`]). To be pumped again.
+    Complaint,
 }
 
 /// What [`Wire::take`] found.

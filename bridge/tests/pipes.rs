@@ -300,6 +300,8 @@ fn a_connection_that_zenoh_forgets_is_replaced() {
     let home = builder("home").patience(patience).window(WINDOW).listen(endpoint(behind)).open().unwrap();
     let line = Line::to(behind);
     let away = builder("away").patience(patience).window(WINDOW).connect(endpoint(line.port));
+    // A number that is given is for the first session: home takes it for connected as long as the one that is forgotten lives.
+    let away = away.set("id", "\"5eed\"");
     let away = away.set("transport/link/tx/queue/congestion_control/block/wait_before_close", "700000").open().unwrap();
     let names = Names::new();
     let listener = Listener::bind(names.of("home")).unwrap();
@@ -335,11 +337,63 @@ fn a_connection_that_zenoh_forgets_is_replaced() {
 }
 
 #[test]
+fn a_connection_that_replaces_another_is_replaced_as_well() {
+    let patience = Duration::from_secs(4);
+    let mut joined = joined(patience);
+    let (mut client, mut server) = joined.pipe();
+    for number in 0..2 {
+        joined.two.line.mute(Way::Back);
+        server.send_bytes(&message(number)).unwrap();
+        assert!(client.recv_bytes_timeout(LONG).unwrap() == message(number));
+        // The next time half of the patience is over too early, and all of it not.
+        thread::sleep(patience / 3);
+    }
+    assert_eq!(joined.two.line.connections(), 3);
+}
+
+#[test]
+fn a_line_that_is_only_slow_for_many_pipes_is_left_alone() {
+    const PIPES: usize = 16;
+    let patience = Duration::from_secs(4);
+    let mut joined = joined(patience);
+    let pipes: Vec<_> = (0..PIPES).map(|_| joined.pipe()).collect();
+    // A segment of each takes a fifth of the patience, and several of each are on the way.
+    joined.two.line.slow_down((PIPES * (512 << 10)) as f64 / (patience / 5).as_secs_f64());
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for (mut client, mut server) in pipes {
+            let ended = &ended;
+            scope.spawn(move || {
+                for number in 0.. {
+                    if ended.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    client.send_bytes(&message_of(number, 64 << 10)).unwrap();
+                }
+            });
+            scope.spawn(move || {
+                for number in 0.. {
+                    match server.recv_bytes() {
+                        Ok(got) => assert!(got == message_of(number, 64 << 10)),
+                        Err(e) => {
+                            return assert!(matches!(e, RecvError::Disconnected) && ended.load(Ordering::Relaxed));
+                        }
+                    }
+                }
+            });
+        }
+        thread::sleep(4 * patience);
+        assert_eq!(joined.two.line.connections(), 1);
+        joined.two.line.slow_down(1e10);
+        ended.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
 fn who_has_connected_to_a_bridge_whose_connection_is_replaced_does_so_again() {
     let (patience, names) = (Duration::from_secs(4), Names::new());
     let two = two(patience);
-    // A number that is given is for the first session.
-    let between = builder("between").patience(patience).set("id", "\"5eed\"").connect(endpoint(two.line.port));
+    let between = builder("between").patience(patience).connect(endpoint(two.line.port));
     let here = port();
     let between = between.listen(endpoint(here)).open().unwrap();
     let far = builder("far").patience(patience).connect(endpoint(here)).open().unwrap();

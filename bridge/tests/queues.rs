@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ringpipe::mpmc::{Listener, Receiver, Sender};
 use ringpipe::{RecvError, SendError, connect};
 use ringpipe_bridge::{Bridge, Builder, Direction, Doubt};
-use support::{LONG, Line, Names, builder, endpoint, eventually, message, message_of, number_of, port};
+use support::{LONG, Line, Names, Way, builder, endpoint, eventually, message, message_of, number_of, port};
 
 /// A queue at home, kept by a thread until it is told to stop.
 struct Queue {
@@ -197,6 +197,23 @@ fn what_nobody_has_taken_goes_back_when_the_bridge_ends() {
     left.sort_unstable();
     assert_eq!(left, (1..30).collect::<Vec<_>>());
     assert!(matches!(worker.recv_bytes_timeout(LONG), Err(RecvError::Disconnected)));
+}
+
+#[test]
+fn what_nobody_has_taken_goes_back_though_the_connection_carries_nothing_as_the_bridge_ends() {
+    let (patience, names) = (Duration::from_secs(6), Names::new());
+    let queue = queue(&names);
+    let two = support::two(patience);
+    two.home.export_queue(names.of("home"), "jobs", Direction::Take, Doubt::Lose).unwrap();
+    two.away.import_queue(names.of("away-0"), "jobs", Direction::Take, Some(10)).unwrap();
+    (0..10).for_each(|number| queue.sender.send_bytes(&message_of(number, 100)).unwrap());
+    let _worker = worker(&names, 0);
+    eventually("all ten are ready", || queue.receiver.is_empty());
+    // Until home knows that, too.
+    thread::sleep(Duration::from_millis(500));
+    two.line.mute(Way::There);
+    drop(two.away);
+    eventually("all ten are back", || queue.receiver.len() == 10);
 }
 
 #[test]

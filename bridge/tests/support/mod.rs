@@ -77,6 +77,7 @@ pub fn two(patience: Duration) -> Two {
 /// - *mute*: the connections that there are stay, and carry only signs of life in the place of what they should carry;
 /// - *stalled*: the connections that there are stay, and nothing is taken of what is written one way, until they are *stranded*: both sides come to the end of what they read,
 ///   and who has connected goes on writing to nobody;
+/// - *slowed down*, on the way there;
 /// - made to *leave out* bytes, as no TCP does, but as it looks if a sender gives up writing in the midst of something and then writes something else.
 pub struct Line {
     pub port: u16,
@@ -100,6 +101,8 @@ struct LineState {
     /// Connections below this number are not read any more, there and back.
     stalled: [AtomicU64; 2],
     carried: AtomicU64,
+    /// Bytes that all connections together carry there in a second, and when the next may go.
+    slow: Mutex<Option<(f64, Instant)>>,
     connections: AtomicU64,
     /// So many bytes are to be left out on the way there.
     left_out: AtomicUsize,
@@ -119,6 +122,7 @@ impl Line {
             mutes: Mutex::default(),
             stalled: Default::default(),
             carried: AtomicU64::new(0),
+            slow: Mutex::default(),
             connections: AtomicU64::new(0),
             left_out: AtomicUsize::new(0),
         });
@@ -165,6 +169,10 @@ impl Line {
     pub fn mute(&self, way: Way) {
         let mutes = self.state.mutes.lock().unwrap();
         mutes.iter().filter(|(of, _)| *of == way).for_each(|(_, mute)| mute.store(true, Ordering::Relaxed));
+    }
+
+    pub fn slow_down(&self, bytes_in_a_second: f64) {
+        *self.state.slow.lock().unwrap() = Some((bytes_in_a_second, Instant::now()));
     }
 
     pub fn stall(&self, way: Way) {
@@ -223,6 +231,16 @@ impl LineState {
         Ok(())
     }
 
+    /// Waits until so many bytes have gone over a slow line.
+    fn take_time(&self, bytes: usize) {
+        let now = Instant::now();
+        let until = self.slow.lock().unwrap().as_mut().map(|(rate, next)| {
+            *next = (*next).max(now) + Duration::from_secs_f64(bytes as f64 / *rate);
+            *next
+        });
+        until.into_iter().for_each(|until| thread::sleep(until - now));
+    }
+
     /// Carries batch after batch.
     fn carry(&self, number: u64, way: Way, from: &TcpStream, mut to: &TcpStream, mute: &AtomicBool) -> io::Result<()> {
         let mut from = BufReader::with_capacity(64 << 10, from);
@@ -231,6 +249,9 @@ impl LineState {
             from.read_exact(&mut buffer[..2])?;
             let mut len = 2 + usize::from(u16::from_le_bytes([buffer[0], buffer[1]]));
             from.read_exact(&mut buffer[2..len])?;
+            if way == Way::There {
+                self.take_time(len);
+            }
             if mute.load(Ordering::Relaxed) {
                 to.write_all(&SIGN_OF_LIFE)?;
                 continue;
