@@ -21,7 +21,8 @@
 //! # How it works
 //!
 //! `link.rs` has the protocol between two bridges, and the argument why nothing is lost or doubled; it knows no network and no clock, and is tried over thousands of bad networks
-//! (`link/simulation.rs`). `frames.rs` puts messages into its streams. `packet.rs` says what goes over the wire, and `wire.rs` and `network.rs` bring links, threads and Zenoh together. `carry.rs`
+//! (`link/simulation.rs`). `frames.rs` puts messages into its streams. `packet.rs` says what goes over the wire, and `wire.rs` and `network.rs` bring links, threads and Zenoh together; `threads.rs` and
+//! `network/reopening.rs` deal with what is seen to go wrong there. `carry.rs`
 //! stands between a link and a local end; `pipe.rs` and `queue.rs` decide which of them belong together.
 #![cfg(target_os = "linux")]
 

@@ -60,7 +60,7 @@ impl Network {
     /// Begins to open another session, at most once in a patience, so that a line which is only slow gets something through in between. For nobody it does so ever more seldom: as a
     /// rule there is nobody, and it is of no use.
     fn reopen_soon(self: &Arc<Network>, for_nobody: bool) {
-        let Some(config) = self.reopening.config.clone() else { return };
+        let Some(config) = &self.reopening.config else { return };
         let mut state = lock(&self.reopening.state);
         if state.is_under_way || self.has_left.load(Ordering::Relaxed) {
             return;
@@ -69,7 +69,7 @@ impl Network {
         if state.last.is_some_and(|at| at.elapsed() < pause) {
             return;
         }
-        let (network, of_thread) = (Arc::downgrade(self), Arc::clone(&self.reopening.state));
+        let (network, config, of_thread) = (Arc::downgrade(self), config.clone(), Arc::clone(&self.reopening.state));
         // Without the network, which may come to its end meanwhile: Zenoh may take long to open a session, and to close one.
         let reopen = move || {
             let unused = zenoh::open(config).wait().ok().map(|session| match network.upgrade() {
