@@ -123,8 +123,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         unsafe { std::env::set_var("ZENOH_RUNTIME", threads) };
     }
     thread::spawn(|| {
-        // Without /proc, a host whose line is dead keeps others waiting for some seconds: no reason to serve none.
-        while stop_lingering().is_ok() {
+        loop {
+            // It can fail for a while, out of descriptors. Then a host whose line is dead keeps others waiting for some seconds: no reason to serve none.
+            let _ = stop_lingering();
             thread::sleep(Duration::from_secs(1));
         }
     });
