@@ -146,6 +146,8 @@ impl Builder {
             Some(file) => Config::from_file(file)?,
             None => Config::default(),
         };
+        let plain = Config::default();
+        let is_plain = |config: &Config, path: &str| config.get_json(path).ok() == plain.get_json(path).ok();
         let connects = !self.connect.is_empty() || !is_plain(&config, "connect/endpoints");
         let here: &[&str] = if connects { &[] } else { &[DEFAULT_ENDPOINT] };
         let defaults = [
@@ -181,13 +183,10 @@ impl Builder {
     }
 }
 
-fn is_plain(config: &Config, path: &str) -> bool {
-    config.get_json(path).ok() == Config::default().get_json(path).ok()
-}
-
 /// How a bridge that connects to others opens a session in the place of another, which may listen for a while yet.
 fn reopening(config: &Config) -> zenoh::Result<Option<Config>> {
-    if is_plain(config, "connect/endpoints") {
+    let endpoints = "connect/endpoints";
+    if config.get_json(endpoints).ok() == Config::default().get_json(endpoints).ok() {
         return Ok(None);
     }
     let mut config = config.clone();

@@ -330,7 +330,7 @@ impl Link {
 
     /// Gives the link up.
     pub(crate) fn reset(&mut self, reason: Reason) {
-        if self.over.is_none() && !self.is_complete() {
+        if self.is_alive() {
             self.end(Over::Here(reason));
             self.farewell = true;
         }
@@ -343,6 +343,11 @@ impl Link {
 
     pub(crate) fn over(&self) -> Option<Over> {
         self.over
+    }
+
+    /// Whether it is neither over nor complete.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.over.is_none() && !self.is_complete()
     }
 
     /// Whether both streams have been closed.
@@ -422,10 +427,6 @@ impl Link {
         }
     }
 
-    fn is_alive(&self) -> bool {
-        self.over.is_none() && !self.is_complete()
-    }
-
     /// Whether nothing was heard for long, though there are pings to be answered.
     fn is_deaf(&self, now: Duration) -> bool {
         self.is_alive() && now >= self.heard_at + self.settings.patience / 2
@@ -448,7 +449,7 @@ impl Link {
 
     /// There may be a way to the other side again.
     pub(crate) fn on_reconnect(&mut self) {
-        if self.over.is_none() && !self.is_complete() {
+        if self.is_alive() {
             self.out.asked = None;
             self.out.ping_now = true;
         }

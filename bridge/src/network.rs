@@ -201,9 +201,14 @@ impl Network {
             liveliness.declare_subscriber(tokens).history(true).callback(on_token.clone()).background().wait()?;
         }
         let services: Vec<String> = lock(&self.exports).keys().cloned().collect();
-        let has = services.iter().map(|service| format!("ringpipe/has/{:x}/{service}", self.id));
+        let has = services.iter().map(|service| self.has(service));
         let at = format!("ringpipe/at/{:x}", self.id);
         std::iter::once(at).chain(has).map(|token| liveliness.declare_token(token).wait()).collect()
+    }
+
+    /// The key that says that this bridge exports a service.
+    fn has(&self, service: &str) -> String {
+        format!("ringpipe/has/{:x}/{service}", self.id)
     }
 
     fn on_sample(&self, sample: &Sample) {
@@ -269,9 +274,8 @@ impl Network {
             }
             exports.insert(service.to_owned(), serve);
         }
-        let key = format!("ringpipe/has/{:x}/{service}", self.id);
         let mut tokens = lock(&self.tokens);
-        match self.access.session().liveliness().declare_token(key).wait() {
+        match self.access.session().liveliness().declare_token(self.has(service)).wait() {
             Ok(token) => {
                 tokens.push(token);
                 Ok(())
@@ -334,9 +338,10 @@ impl Network {
         let (network, pumped) = (Arc::downgrade(self), Arc::clone(wire));
         let started = start("bridge-pump", move || {
             let end = loop {
-                match pumped.pump() {
-                    Pumped::Complaint => drop(network.upgrade().map(|network| network.on_complaint(&pumped))),
-                    end => break end,
+                match (pumped.pump(), network.upgrade()) {
+                    (Pumped::Complaint, Some(network)) => network.on_complaint(&pumped),
+                    (Pumped::Complaint, None) => {}
+                    (end, _) => break end,
                 }
             };
             drop(place);

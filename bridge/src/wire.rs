@@ -178,7 +178,7 @@ impl Wire {
     }
 
     fn wake_if_ended(&self, state: &mut State) {
-        if state.link.over().is_some() || state.link.is_complete() {
+        if !state.link.is_alive() {
             self.wake_taker(state);
             self.wake_pusher(state);
             self.wake_pump(state);
@@ -367,7 +367,7 @@ impl Wire {
     /// Waits until both streams are closed, or it is over.
     pub(crate) fn await_end(&self) {
         let mut state = lock(&self.state);
-        while !state.link.is_complete() && state.link.over().is_none() {
+        while state.link.is_alive() {
             state.pusher_waits = true;
             state = wait(&self.room, state, LOOK);
         }

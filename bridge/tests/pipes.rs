@@ -55,6 +55,14 @@ fn receive(mut receiver: ringpipe::Receiver) -> thread::JoinHandle<u64> {
     })
 }
 
+/// Has a message go there, and the next one back.
+fn exchange(client: &mut Connection, server: &mut Connection, number: u64) {
+    client.send_bytes(&message(number)).unwrap();
+    assert!(server.recv_bytes_timeout(LONG).unwrap() == message(number));
+    server.send_bytes(&message(number + 1)).unwrap();
+    assert!(client.recv_bytes_timeout(LONG).unwrap() == message(number + 1));
+}
+
 #[test]
 fn messages_of_all_sizes_go_both_ways_and_then_the_end_of_the_file() {
     let mut joined = joined(LONG);
@@ -329,10 +337,7 @@ fn a_connection_that_zenoh_forgets_is_replaced() {
     let client: Connection = connect(names.of("there"), LONG).unwrap();
     let (server, _) = of_away.accept_timeout(LONG).unwrap();
     for (mut client, mut server) in [joined.pipe(), (client, server)] {
-        client.send_bytes(b"new").unwrap();
-        assert_eq!(server.recv_bytes_timeout(LONG).unwrap(), b"new");
-        server.send_bytes(b"as well").unwrap();
-        assert_eq!(client.recv_bytes_timeout(LONG).unwrap(), b"as well");
+        exchange(&mut client, &mut server, 10);
     }
 }
 
@@ -404,19 +409,12 @@ fn who_has_connected_to_a_bridge_whose_connection_is_replaced_does_so_again() {
         let client: Connection = connect(names.of(name), LONG).unwrap();
         (client, listener.accept_timeout(LONG).unwrap().0)
     });
-    let mut exchange = |number: u64| {
-        for (client, server) in &mut pipes {
-            client.send_bytes(&message(number)).unwrap();
-            assert!(server.recv_bytes_timeout(LONG).unwrap() == message(number));
-            server.send_bytes(&message(number + 1)).unwrap();
-            assert!(client.recv_bytes_timeout(LONG).unwrap() == message(number + 1));
-        }
-    };
-    exchange(1);
+    let mut in_all = |number| pipes.iter_mut().for_each(|(client, server)| exchange(client, server, number));
+    in_all(1);
     let connections = two.line.connections();
     two.line.mute(Way::There);
     for number in [10, 50] {
-        exchange(number);
+        in_all(number);
     }
     assert!(two.line.connections() > connections);
     // It has told again what it exports.
@@ -526,10 +524,7 @@ fn a_host_is_served_while_another_takes_nothing() {
     let (start, mut longest) = (Instant::now(), Duration::ZERO);
     while start.elapsed() < Duration::from_secs(16) {
         let sent = Instant::now();
-        client.send_bytes(b"ping").unwrap();
-        assert_eq!(server.recv_bytes_timeout(LONG).unwrap(), b"ping");
-        server.send_bytes(b"pong").unwrap();
-        assert_eq!(client.recv_bytes_timeout(LONG).unwrap(), b"pong");
+        exchange(&mut client, &mut server, 10);
         longest = longest.max(sent.elapsed());
         thread::sleep(Duration::from_millis(5));
     }

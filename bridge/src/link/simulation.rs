@@ -259,7 +259,7 @@ impl World {
 
     /// Whether there is nothing more to come at either side.
     fn is_settled(&self) -> bool {
-        let settled = |side: &Side| side.link.as_ref().is_none_or(|link| link.is_complete() || link.over().is_some());
+        let settled = |side: &Side| side.link.as_ref().is_none_or(|link| !link.is_alive());
         self.sides.iter().all(settled)
     }
 }

@@ -37,17 +37,14 @@ impl Network {
     /// A link complains.
     pub(super) fn on_complaint(self: &Arc<Network>, of: &Wire) {
         // A line that is only slow carries something for one link or the other.
-        let is_well = |wire: &Arc<Wire>| wire.peer() == of.peer() && wire.is_well();
-        let wires: Vec<_> = lock(&self.wires).values().cloned().collect();
-        if !wires.iter().any(is_well) {
+        if !lock(&self.wires).values().any(|wire| wire.peer() == of.peer() && wire.is_well()) {
             self.reopen_soon(false);
         }
     }
 
     /// Nobody is found who exports something.
     pub(super) fn on_nobody(self: &Arc<Network>) {
-        let wires: Vec<_> = lock(&self.wires).values().cloned().collect();
-        if !wires.iter().any(|wire| wire.is_well()) {
+        if !lock(&self.wires).values().any(|wire| wire.is_well()) {
             self.reopen_soon(true);
         }
     }

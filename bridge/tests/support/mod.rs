@@ -96,9 +96,9 @@ struct LineState {
     ended: AtomicBool,
     /// Both sides of each connection.
     open: Mutex<Vec<[TcpStream; 2]>>,
-    /// One for each way of each connection.
-    mutes: Mutex<Vec<(Way, Arc<AtomicBool>)>>,
-    /// Connections below this number are not read any more, there and back.
+    /// Connections below this number are mute, there and back.
+    mute: [AtomicU64; 2],
+    /// Those below this one are not read any more.
     stalled: [AtomicU64; 2],
     carried: AtomicU64,
     /// Bytes that all connections together carry there in a second, and when the next may go.
@@ -119,7 +119,7 @@ impl Line {
             is_cut: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             open: Mutex::default(),
-            mutes: Mutex::default(),
+            mute: Default::default(),
             stalled: Default::default(),
             carried: AtomicU64::new(0),
             slow: Mutex::default(),
@@ -145,19 +145,19 @@ impl Line {
     /// Breaks what there is, in the middle of whatever is being carried.
     pub fn cut(&self) {
         self.state.is_cut.store(true, Ordering::Relaxed);
-        for [near, far] in self.state.open.lock().unwrap().drain(..) {
-            let _ = near.shutdown(Shutdown::Both);
-            let _ = far.shutdown(Shutdown::Both);
-        }
+        self.break_all_but(0);
     }
 
     /// Breaks all connections but the last one.
     pub fn cut_old(&self) {
+        self.break_all_but(1);
+    }
+
+    fn break_all_but(&self, last: usize) {
         let mut open = self.state.open.lock().unwrap();
-        let last = open.pop();
-        for [near, far] in std::mem::replace(&mut *open, last.into_iter().collect()) {
-            let _ = near.shutdown(Shutdown::Both);
-            let _ = far.shutdown(Shutdown::Both);
+        let old = open.len().saturating_sub(last);
+        for stream in open.drain(..old).flatten() {
+            let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
@@ -167,8 +167,7 @@ impl Line {
 
     /// Makes the connections that there are mute, one way.
     pub fn mute(&self, way: Way) {
-        let mutes = self.state.mutes.lock().unwrap();
-        mutes.iter().filter(|(of, _)| *of == way).for_each(|(_, mute)| mute.store(true, Ordering::Relaxed));
+        self.state.mute[way as usize].store(self.connections(), Ordering::Relaxed);
     }
 
     pub fn slow_down(&self, bytes_in_a_second: f64) {
@@ -213,11 +212,10 @@ impl LineState {
         let there = (Way::There, near.try_clone()?, far.try_clone()?);
         let back = (Way::Back, far.try_clone()?, near.try_clone()?);
         for (way, from, to) in [there, back] {
-            let (state, mute) = (Arc::clone(self), Arc::new(AtomicBool::new(false)));
-            self.mutes.lock().unwrap().push((way, Arc::clone(&mute)));
+            let state = Arc::clone(self);
             thread::spawn(move || {
                 // It ends when there is nothing more to be read, or nobody who would.
-                let _ = state.carry(number, way, &from, &to, &mute);
+                let _ = state.carry(number, way, &from, &to);
                 while number < state.stalled[way as usize].load(Ordering::Relaxed)
                     && !state.ended.load(Ordering::Relaxed)
                 {
@@ -242,7 +240,7 @@ impl LineState {
     }
 
     /// Carries batch after batch.
-    fn carry(&self, number: u64, way: Way, from: &TcpStream, mut to: &TcpStream, mute: &AtomicBool) -> io::Result<()> {
+    fn carry(&self, number: u64, way: Way, from: &TcpStream, mut to: &TcpStream) -> io::Result<()> {
         let mut from = BufReader::with_capacity(64 << 10, from);
         let mut buffer = vec![0; 2 + usize::from(u16::MAX)];
         while number >= self.stalled[way as usize].load(Ordering::Relaxed) {
@@ -252,7 +250,7 @@ impl LineState {
             if way == Way::There {
                 self.take_time(len);
             }
-            if mute.load(Ordering::Relaxed) {
+            if number < self.mute[way as usize].load(Ordering::Relaxed) {
                 to.write_all(&SIGN_OF_LIFE)?;
                 continue;
             }
